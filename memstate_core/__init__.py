@@ -1,0 +1,77 @@
+"""Transactional, typed, reversible memory for AI agents; knows no framework and imports no vendor."""
+
+from memstate_core.async_store import AsyncMemoryStore, AsyncTransactionBlock
+from memstate_core.embedding import LexicalEmbedder
+from memstate_core.errors import (
+    BusyError,
+    ClosedError,
+    ConflictError,
+    HookError,
+    HookTimeoutError,
+    ImmutableError,
+    MemoryStoreError,
+    MemStateError,
+    NotFoundError,
+    StorageError,
+    TransientError,
+    UnavailableError,
+    ValidationFailed,
+)
+from memstate_core.facts import (
+    UNSET,
+    Change,
+    Fact,
+    Moved,
+    Operation,
+    ScoredFact,
+    SearchResult,
+    Transaction,
+    TransactionContext,
+)
+from memstate_core.protocols import Hook, Record, Storage
+from memstate_core.recovery import Drift, Recovered
+from memstate_core.schemas import Constraint, SchemaRegistry
+from memstate_core.storages.memory import AsyncInMemoryStorage, InMemoryStorage
+from memstate_core.storages.sqlite import AsyncSQLiteStorage, SQLiteStorage
+from memstate_core.store import MemoryStore, TransactionBlock
+
+__all__ = [
+    "UNSET",
+    "AsyncInMemoryStorage",
+    "AsyncMemoryStore",
+    "AsyncSQLiteStorage",
+    "AsyncTransactionBlock",
+    "BusyError",
+    "Change",
+    "ClosedError",
+    "ConflictError",
+    "Constraint",
+    "Drift",
+    "Fact",
+    "Hook",
+    "HookError",
+    "HookTimeoutError",
+    "ImmutableError",
+    "InMemoryStorage",
+    "LexicalEmbedder",
+    "MemStateError",
+    "MemoryStore",
+    "MemoryStoreError",
+    "Moved",
+    "NotFoundError",
+    "Operation",
+    "Record",
+    "Recovered",
+    "SQLiteStorage",
+    "SchemaRegistry",
+    "ScoredFact",
+    "SearchResult",
+    "Storage",
+    "StorageError",
+    "Transaction",
+    "TransactionBlock",
+    "TransactionContext",
+    "TransientError",
+    "UnavailableError",
+    "ValidationFailed",
+]

@@ -1,0 +1,331 @@
+"""How a plan becomes a fact: one storage transaction, or the five steps when hooks take part.
+
+With hooks, storage decides. *Prepare* computes the changes and lets the hooks embed; *claim* takes the facts in
+a short storage transaction; *apply* tells the hooks; *decide* writes facts, journal and head and drops the claims in
+one storage transaction, which is the commit. When anything fails, the hooks are given the committed state again; where even that
+fails the claims stay, and the facts are in doubt until :mod:`memstate_core.recovery` has healed them. This is
+two-phase commit with the storage as the last resource, as in ``transaction`` and ``zope.sqlalchemy``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from memstate_core._bridge import Interruption, Runtime
+from memstate_core.changes import Decode, to_change
+from memstate_core.errors import BusyError, HookError, HookTimeoutError
+from memstate_core.facts import Change, FactChange
+from memstate_core.hooks._adapter import HookAdapter
+from memstate_core.owners import is_gone, new_owner
+from memstate_core.protocols import (
+    Batch,
+    Claim,
+    NewEntry,
+    Position,
+    RecordWrite,
+    Savepoint,
+    Storage,
+    StorageTransaction,
+)
+
+T = TypeVar("T")
+
+
+@dataclass(slots=True)
+class Plan:
+    """What a transaction comes to. ``result`` is what the caller gets; ``moves``: it depends on the head."""
+
+    position: Position
+    result: Any
+    session_id: str | None = None
+    entry: NewEntry | None = None
+    changes: Sequence[FactChange] = ()
+    moves: bool = False
+    savepoint: Savepoint | None = None
+    records: Sequence[RecordWrite] = ()
+    seq: int = 0
+
+    def batch(self) -> Batch:
+        return Batch(
+            entry=self.entry,
+            changes=self.changes,
+            restores=self.moves,
+            savepoint=self.savepoint,
+            records=self.records,
+        )
+
+    def claim_keys(self) -> list[str]:
+        """The keys that the transaction must own while hooks are told."""
+        keys = dict.fromkeys(f"fact:{change.fact_id}" for change in self.changes)
+        for change in self.changes:
+            for fact in change[:2]:
+                if fact is not None and fact.singleton is not None:
+                    keys[f"key:{fact.singleton}"] = None
+        if self.moves:
+            keys[self.session_key()] = None
+        return list(keys)
+
+    def session_key(self) -> str:
+        return "session:" if self.session_id is None else f"session:={self.session_id}"
+
+
+Planner = Callable[[StorageTransaction], Awaitable[Plan]]
+
+
+class Held(Exception):
+    """Another transaction's claims are in the way."""
+
+    def __init__(self, claims: Sequence[Claim]) -> None:
+        super().__init__(claims)
+        self.claims = claims
+
+
+class Stale(Exception):
+    """The facts or the head moved on between planning and claiming or deciding."""
+
+
+Heal = Callable[[Sequence[Claim]], Awaitable[bool]]
+
+
+@dataclass(slots=True)
+class Committer:
+    """Carries plans out. ``heal`` is :func:`memstate_core.recovery.heal`, asked when claims are in the way."""
+
+    storage: Storage
+    namespace: str
+    runtime: Runtime
+    hooks: Sequence[HookAdapter]
+    decode: Decode
+    heal: Heal
+    lease: float
+    claim_timeout: float
+
+    async def commit(self, planner: Planner) -> Plan:
+        """Carry out what ``planner`` returns, planning anew whenever the ground has shifted meanwhile.
+
+        :raises HookError: a hook failed; everything is as it was, but for ``in_doubt``.
+        :raises BusyError: another transaction's claims did not go away in time.
+        """
+        deadline = None
+        pause = 0.001
+        while True:
+            try:
+                if self.hooks:
+                    return await self._commit_with_hooks(planner)
+                return await self._commit_alone(planner)
+            except Stale:
+                continue
+            except Held as held:
+                if await self.heal(held.claims):
+                    continue
+                now = time.monotonic()
+                deadline = deadline or now + self.claim_timeout
+                if now >= deadline:
+                    raise _busy(held.claims, self.claim_timeout) from None
+                await self.runtime.sleep(min(pause, deadline - now))
+                pause = min(pause * 2, 0.05)
+
+    async def _commit_alone(self, planner: Planner) -> Plan:
+        async def work(tx: StorageTransaction) -> Plan:
+            plan = await planner(tx)
+            if plan.position.claimed:
+                await refuse_held(tx, [*plan.claim_keys(), plan.session_key()])
+            plan.seq = await tx.write(plan.batch())
+            return plan
+
+        return await self.storage.write(self.namespace, work)
+
+    async def _commit_with_hooks(self, planner: Planner) -> Plan:
+        plan = await self.storage.read(self.namespace, planner, snapshot=True)
+        changes = [to_change(change, self.decode) for change in plan.changes]
+        told = [(hook, wanted) for hook in self.hooks if (wanted := hook.wanted(changes))]
+        if not told:
+            return await self._commit_alone(planner)
+        batches = [(hook, wanted, await prepare(self.runtime, hook, wanted)) for hook, wanted in told]
+        owner = new_owner()
+
+        async def critical(interruption: Interruption) -> Plan:
+            try:
+                await self._claim(plan, owner, tuple(hook.name for hook, _ in told))
+            except BaseException as error:
+                if not isinstance(error, Held | Stale):
+                    await self._release(owner, error)
+                raise
+            started: list[tuple[HookAdapter, list[Change]]] = []
+            try:
+                with self.runtime.keep_alive(lambda: self._renew(owner), self.lease / 3):
+                    for hook, wanted, batch in batches:
+                        started.append((hook, wanted))
+                        await apply(self.runtime, hook, batch, len(wanted))
+                        interruption.check()
+                    return await self._decide(plan, owner)
+            except BaseException as error:
+                await self._compensate(plan, owner, started, error)
+                raise
+
+        return await self.runtime.shielded(critical)
+
+    async def _claim(self, plan: Plan, owner: str, hooks: tuple[str, ...]) -> None:
+        keys = plan.claim_keys()
+        expires = time.time() + self.lease
+
+        async def work(tx: StorageTransaction) -> None:
+            await refuse_held(tx, [*keys, plan.session_key()])
+            await _check_ground(tx, plan)
+            await tx.write(Batch(claims=[Claim(key, owner, expires, hooks) for key in keys]))
+
+        await self.storage.write(self.namespace, work)
+
+    async def _decide(self, plan: Plan, owner: str) -> Plan:
+        keys = plan.claim_keys()
+
+        async def work(tx: StorageTransaction) -> int:
+            if {claim.key for claim in await tx.claims(keys) if claim.owner == owner} != set(keys):
+                raise Stale
+            position = await tx.position(plan.session_id)
+            if position.generation != plan.position.generation or (plan.moves and position.head != plan.position.head):
+                raise Stale
+            batch = plan.batch()
+            if batch.entry is not None and not plan.moves:
+                batch.entry = batch.entry._replace(parent=position.head)
+            batch.drop_claims_of = owner
+            return await tx.write(batch)
+
+        plan.seq = await self.storage.write(self.namespace, work)
+        return plan
+
+    async def _renew(self, owner: str) -> None:
+        async def work(tx: StorageTransaction) -> None:
+            expires = time.time() + self.lease
+            mine = [claim._replace(expires=expires) for claim in await tx.claims() if claim.owner == owner]
+            if mine:
+                await tx.write(Batch(claims=mine))
+
+        await self.storage.write(self.namespace, work)
+
+    async def _compensate(
+        self,
+        plan: Plan,
+        owner: str,
+        started: Sequence[tuple[HookAdapter, list[Change]]],
+        error: BaseException,
+    ) -> None:
+        """Give the hooks that were told the committed state again; a failure leaves the claims and is noted on ``error``."""
+        failed: list[str] = []
+        committed = None
+        try:
+            ids = [change.fact_id for change in plan.changes]
+            committed = await self.storage.read(self.namespace, lambda tx: tx.facts(ids))
+        except Exception as cleanup:
+            error.add_note(f"the committed state could not be read: {cleanup!r}")
+            failed.extend(change.fact_id for change in plan.changes)
+        if committed is not None:
+            for hook, changes in started:
+                back = [
+                    Change(
+                        change.fact_id,
+                        change.after,
+                        fact.to_fact(self.decode(fact)) if (fact := committed.get(change.fact_id)) else None,
+                    )
+                    for change in changes
+                ]
+                try:
+                    await apply(self.runtime, hook, await prepare(self.runtime, hook, back), len(back))
+                except Exception as cleanup:
+                    error.add_note(f"hook {hook.name!r} could not be brought back: {cleanup!r}")
+                    failed.extend(change.fact_id for change in changes)
+        if failed:
+            await self._expire(owner, error)
+            if isinstance(error, HookError):
+                error.in_doubt = tuple(dict.fromkeys(failed))
+        else:
+            await self._release(owner, error)
+
+    async def _release(self, owner: str, error: BaseException) -> None:
+        try:
+            await self.storage.write(self.namespace, lambda tx: tx.write(Batch(drop_claims_of=owner)))
+        except Exception as cleanup:
+            error.add_note(f"the claims could not be dropped; they expire by themselves: {cleanup!r}")
+
+    async def _expire(self, owner: str, error: BaseException) -> None:
+        """End the lease, so that the next transaction on the facts may heal them at once."""
+
+        async def work(tx: StorageTransaction) -> None:
+            mine = [claim._replace(expires=0.0) for claim in await tx.claims() if claim.owner == owner]
+            if mine:
+                await tx.write(Batch(claims=mine))
+
+        try:
+            await self.storage.write(self.namespace, work)
+        except Exception as cleanup:
+            error.add_note(f"the claims could not be ended; they expire by themselves: {cleanup!r}")
+
+
+async def refuse_held(tx: StorageTransaction, keys: Sequence[str]) -> None:
+    """Raise :class:`Held` when any of the keys is claimed."""
+    held = await tx.claims(keys)
+    if held:
+        raise Held(held)
+
+
+async def _check_ground(tx: StorageTransaction, plan: Plan) -> None:
+    """Raise :class:`Stale` unless the plan's facts, places, head and definitions are still what it was made from."""
+    position = await tx.position(plan.session_id)
+    if position.generation != plan.position.generation or (plan.moves and position.head != plan.position.head):
+        raise Stale
+    now = await tx.facts([change.fact_id for change in plan.changes])
+    for change in plan.changes:
+        fact = now.get(change.fact_id)
+        if (fact.version if fact else 0) != (change.before.version if change.before else 0):
+            raise Stale
+    ids = {change.fact_id for change in plan.changes}
+    places = [change.after.singleton for change in plan.changes if change.after and change.after.singleton]
+    if any(holder.id not in ids for holder in (await tx.holders(places)).values()):
+        raise Stale
+
+
+async def prepare(runtime: Runtime, hook: HookAdapter, changes: list[Change]) -> Any:
+    """What the hook's ``apply`` is to be given."""
+    if hook.prepare is None:
+        return changes
+    try:
+        return await runtime.call(hook.prepare, changes)
+    except Exception as error:
+        raise hook_error(hook, "prepare", len(changes), error) from error
+
+
+async def apply(runtime: Runtime, hook: HookAdapter, batch: Any, count: int) -> None:
+    try:
+        await runtime.call(hook.apply, batch)
+    except Exception as error:
+        raise hook_error(hook, "apply", count, error) from error
+
+
+def hook_error(hook: HookAdapter, operation: str, count: int, error: Exception) -> HookError:
+    kind = HookTimeoutError if isinstance(error, TimeoutError | asyncio.TimeoutError) else HookError
+    reason = str(error) or type(error).__name__
+    if not isinstance(error, HookError):
+        reason = f"{type(error).__name__}: {reason}"
+    return kind(
+        f"hook {hook.name!r} failed to {operation} {count} change{'' if count == 1 else 's'}, "
+        f"so the transaction was undone: {reason}",
+        hook=hook.name,
+        operation=operation,
+    )
+
+
+def _busy(claims: Sequence[Claim], waited: float) -> BusyError:
+    claim = claims[0]
+    kind, _, name = claim.key.partition(":")
+    what = {"fact": f"fact {name!r}", "key": f"the singleton value {name}", "session": f"session {name[1:]!r}"}[kind]
+    state = "is in doubt after a failure" if claim.expires < time.time() or is_gone(claim.owner) else "is being changed"
+    hooks = ", ".join(map(repr, claim.hooks))
+    return BusyError(
+        f"{what} {state} by another transaction, which did not end within {waited:g} s; try again"
+        + (f", or call recover() on a store that has the hooks {hooks}" if "doubt" in state else ""),
+        fact_id=name if kind == "fact" else None,
+    )

@@ -1,0 +1,262 @@
+"""The values that a store takes and returns."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, Final, NamedTuple
+
+
+class Unset:
+    """The type of :data:`UNSET`: an argument that was not given, where ``None`` means something."""
+
+    _instance: Unset | None = None
+
+    def __new__(cls) -> Unset:
+        if cls._instance is None:
+            cls._instance = super().__new__(cls)
+        return cls._instance
+
+    def __repr__(self) -> str:
+        return "UNSET"
+
+    def __bool__(self) -> bool:
+        return False
+
+
+UNSET: Final = Unset()
+
+
+class Operation(StrEnum):
+    """What a change did to a fact, or a transaction to its session."""
+
+    COMMIT = "COMMIT"
+    UPDATE = "UPDATE"
+    DELETE = "DELETE"
+    TRANSACTION = "TRANSACTION"
+    PROMOTE = "PROMOTE"
+    DISCARD_SESSION = "DISCARD_SESSION"
+    MIGRATE = "MIGRATE"
+    ROLLBACK = "ROLLBACK"
+    REDO = "REDO"
+    CHECKOUT = "CHECKOUT"
+
+
+def new_id() -> str:
+    return str(uuid.uuid4())
+
+
+@dataclass(slots=True)
+class Fact:
+    """A typed record.
+
+    ``payload`` is plain JSON data, validated by the model that is registered for ``type``. ``ts`` (aware)
+    and ``version`` are the store's: what is given for ``version`` is not used, and ``ts`` is the time of the
+    last change unless one is given.
+    """
+
+    type: str
+    payload: dict[str, Any]
+    id: str = field(default_factory=new_id)
+    source: str | None = None
+    session_id: str | None = None
+    ts: datetime | None = None
+    version: int = 0
+    ephemeral: bool = False
+
+
+class StoredFact(NamedTuple):
+    """One version of a fact as storages keep it: ``payload`` is JSON text, ``ts`` ISO 8601 in UTC.
+
+    ``schema_version`` is that of the schema that wrote it, ``singleton`` the place that only one current fact
+    may have (see :func:`memstate_core.schemas.singleton_key`), and ``ordinal`` the order in which facts
+    were made, which storage gives out with the first version and later versions keep.
+    """
+
+    id: str
+    type: str
+    payload: str
+    source: str | None
+    session_id: str | None
+    ts: str
+    version: int
+    ephemeral: bool
+    schema_version: int
+    singleton: str | None
+    ordinal: int
+
+    def to_dict(self, payload: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Plain data of the caller's own; ``payload`` replaces the stored one (an upgraded one, say)."""
+        return {
+            "id": self.id,
+            "type": self.type,
+            "payload": json.loads(self.payload) if payload is None else payload,
+            "source": self.source,
+            "session_id": self.session_id,
+            "ts": self.ts,
+            "version": self.version,
+            "ephemeral": bool(self.ephemeral),
+        }
+
+    def to_fact(self, payload: dict[str, Any] | None = None) -> Fact:
+        data = self.to_dict(payload)
+        return Fact(**{**data, "ts": datetime.fromisoformat(self.ts)})
+
+
+class IndexEntry(NamedTuple):
+    """A declared field's value, in the order that filters compare (see :func:`memstate_core.filters.index_key`)."""
+
+    path: str
+    kind: int
+    value: str | int | float
+
+
+class FactChange(NamedTuple):
+    """What a transaction does to one fact, as storages see it; ``fields`` are the index entries of a new ``after``."""
+
+    before: StoredFact | None
+    after: StoredFact | None
+    fields: tuple[IndexEntry, ...] = ()
+
+    @property
+    def fact_id(self) -> str:
+        return (self.after or self.before).id  # type: ignore[union-attr]
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One fact's ``before`` and ``after``: ``before`` is None when it was made, ``after`` when it went."""
+
+    fact_id: str
+    before: Fact | None
+    after: Fact | None
+
+    @property
+    def operation(self) -> Operation:
+        if self.after is None:
+            return Operation.DELETE
+        return Operation.COMMIT if self.before is None else Operation.UPDATE
+
+    @property
+    def inverse(self) -> Change:
+        return Change(self.fact_id, self.after, self.before)
+
+
+class ChangedVersions(NamedTuple):
+    """A change as the journal keeps it: the fact's version before and after, 0 where there is none."""
+
+    fact_id: str
+    before: int
+    after: int
+
+
+class Entry(NamedTuple):
+    """A transaction as the journal keeps it.
+
+    ``parent`` is the seq of the transaction that the session's head was on (0: none). ``head`` is where the
+    head went; for what is not a rollback, redo or checkout that is ``seq`` itself.
+    """
+
+    seq: int
+    session_id: str | None
+    parent: int
+    head: int
+    operation: str
+    actor: str | None
+    reason: str | None
+    mark: str | None
+    ts: str
+    changes: tuple[ChangedVersions, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Transaction:
+    """What changed together.
+
+    ``seq`` orders all transactions of a storage and ``id`` names this one; ``parent`` is the id of the
+    transaction before it in its session (None: the first). For a rollback, redo or checkout,
+    ``position`` is the id of the transaction on which the session then stood (None: before the first); for
+    everything else it is ``id``.
+    """
+
+    id: str
+    seq: int
+    session_id: str | None
+    operation: Operation
+    actor: str | None
+    reason: str | None
+    mark: str | None
+    ts: datetime
+    parent: str | None
+    position: str | None
+    changes: tuple[Change, ...]
+
+
+def transaction_id(seq: int) -> str | None:
+    return f"tx-{seq}" if seq else None
+
+
+def transaction_seq(text: str) -> int | None:
+    """The seq that a transaction id carries, or None when the text is no transaction id."""
+    prefix, _, digits = text.partition("-")
+    if prefix != "tx" or not digits.isascii() or not digits.isdigit() or len(digits) > 18:
+        return None
+    return int(digits)
+
+
+class Moved(list[Transaction]):
+    """The transactions that a rollback undid or a redo did again, in the order in which that happened.
+
+    ``undone`` and ``redone`` tell them apart after a checkout. ``kept`` are the ids of facts left as another
+    session's later change made them (``on_conflict="keep"``). ``transaction_id`` names the
+    transaction by which the move itself is recorded (None: there was nothing to do).
+    """
+
+    def __init__(
+        self,
+        undone: Iterable[Transaction] = (),
+        redone: Iterable[Transaction] = (),
+        kept: Sequence[str] = (),
+        transaction_id: str | None = None,
+    ) -> None:
+        self.undone = list(undone)
+        self.redone = list(redone)
+        self.kept = tuple(kept)
+        self.transaction_id = transaction_id
+        super().__init__([*self.undone, *self.redone])
+
+
+@dataclass(frozen=True, slots=True)
+class SearchResult:
+    """What a hook's search returns: a fact's id, its similarity (higher is better), and the version indexed."""
+
+    fact_id: str
+    score: float
+    version: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredFact:
+    """A fact found by search, as stored now; ``score`` is a similarity, higher is better."""
+
+    fact: Fact
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
+class TransactionContext:
+    """What an integration supplies for every write that does not say otherwise."""
+
+    session_id: str | None | Unset = UNSET
+    mark: str | None = None
+    actor: str | None = None
+
+
+def plain(value: Mapping[str, Any]) -> dict[str, Any]:
+    """A deep copy of plain JSON data."""
+    copied: dict[str, Any] = json.loads(json.dumps(value))
+    return copied

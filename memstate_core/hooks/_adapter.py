@@ -1,0 +1,50 @@
+"""Every kind of hook behind one face: objects with ``apply``, and plain callables."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from memstate_core.facts import Change, Fact
+from memstate_core.hooks.callables import AsyncCallableHook, CallableHook
+
+
+class HookAdapter:
+    """A hook as the store uses it; what a hook does not have is None."""
+
+    def __init__(self, hook: Any) -> None:
+        if not callable(getattr(hook, "apply", None)):
+            if not callable(hook):
+                raise TypeError(
+                    f"{hook!r} is no hook: pass an object with apply(changes), or a callable (operation, fact_id, fact)"
+                )
+            is_async = inspect.iscoroutinefunction(hook) or inspect.iscoroutinefunction(getattr(hook, "__call__", None))
+            hook = AsyncCallableHook(hook) if is_async else CallableHook(hook)
+        self.hook = hook
+        self.name: str = getattr(hook, "name", None) or type(hook).__qualname__
+        types = getattr(hook, "target_types", None)
+        self.target_types: frozenset[str] | None = frozenset(types) if types else None
+        self.apply: Callable[..., Any] = hook.apply
+        self.prepare: Callable[..., Any] | None = getattr(hook, "prepare", None)
+        self.search: Callable[..., Any] | None = getattr(hook, "search", None)
+        self.scan: Callable[..., Any] | None = getattr(hook, "scan", None)
+        self.similarity: Callable[..., Any] | None = getattr(hook, "similarity", None)
+        self.indexes: Callable[[Fact], bool] | None = getattr(hook, "indexes", None)
+
+    @property
+    def is_async(self) -> bool:
+        return inspect.iscoroutinefunction(self.apply)
+
+    def wants(self, typename: str) -> bool:
+        return self.target_types is None or typename in self.target_types
+
+    def wanted(self, changes: Sequence[Change]) -> list[Change]:
+        """The changes that the hook is told of: those to or from a type that it wants."""
+        if self.target_types is None:
+            return list(changes)
+        return [
+            change
+            for change in changes
+            if any(fact is not None and self.wants(fact.type) for fact in (change.before, change.after))
+        ]

@@ -1,0 +1,165 @@
+"""What an index keeps of a fact: a text to embed, and flat metadata to narrow by. Pure.
+
+The metadata that the hooks themselves need begins with ``memstate_``, so a payload's own ``type``, ``role`` or
+``version`` keep their names:
+
+=======================  ==================================================================
+``memstate_type``        the fact's type
+``memstate_version``     the version that was indexed
+``memstate_long_term``   whether the fact belongs to no session
+``memstate_session_id``  its session; not there for long-term facts, as indexes keep no nulls
+=======================  ==================================================================
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, Final
+
+from memstate_core.facts import Fact, Unset, plain
+from memstate_core.filters import MISSING, lookup, split_path
+from memstate_core.protocols import Scope
+
+Scalar = str | int | float | bool
+TextFormatter = Callable[[dict[str, Any]], str | None]
+MetadataFormatter = Callable[[dict[str, Any]], Mapping[str, Any] | None]
+
+PREFIX: Final = "memstate_"
+TYPE: Final = "memstate_type"
+VERSION: Final = "memstate_version"
+LONG_TERM: Final = "memstate_long_term"
+SESSION_ID: Final = "memstate_session_id"
+
+
+class FactMapping:
+    """How facts become entries of one index.
+
+    The text is what ``text_formatter`` returns, else the payload's field ``text_field`` (a dotted path), else the whole
+    payload, a line per field. The metadata are the payload's ``metadata_fields`` (dotted paths, which are the keys too,
+    without a leading ``payload.``) and what ``metadata_formatter`` returns; where both give a key, the formatter's
+    value is kept. Formatters get a payload of their own.
+
+    :raises ValueError: an option cannot mean what it says: an empty path, or a field with a reserved name.
+    """
+
+    def __init__(
+        self,
+        *,
+        text_field: str | None = None,
+        text_formatter: TextFormatter | None = None,
+        metadata_fields: Iterable[str] | None = None,
+        metadata_formatter: MetadataFormatter | None = None,
+    ) -> None:
+        if isinstance(metadata_fields, str):
+            raise ValueError(f"metadata_fields must be a list of fields: pass [{metadata_fields!r}]")
+        self._text_path = None if text_field is None else split_path(text_field)
+        self._text_formatter = text_formatter
+        paths = [split_path(field) for field in metadata_fields or ()]
+        self._metadata_paths = {_allowed(".".join(parts)): parts for parts in paths}
+        self._metadata_formatter = metadata_formatter
+
+    @property
+    def optional_keys(self) -> frozenset[str] | None:
+        """The metadata keys that a fact may have or lack; None: unknown, as a formatter decides."""
+        return None if self._metadata_formatter else frozenset({SESSION_ID, *self._metadata_paths})
+
+    def text(self, fact: Fact) -> str | None:
+        """The text to be indexed, or None when there is nothing in it: such a fact is not in the index.
+
+        :raises TypeError: the formatter returned neither text nor None.
+        """
+        if self._text_formatter is not None:
+            text = self._text_formatter(plain(fact.payload))
+            if text is not None and not isinstance(text, str):
+                raise TypeError(f"text_formatter returned {text!r} for a {fact.type!r}; it must return a str or None")
+        elif self._text_path is not None:
+            text = _value_text(lookup(fact.payload, self._text_path))
+        else:
+            text = _value_text(fact.payload)
+        return encodable(text) if text and not text.isspace() else None
+
+    def metadata(self, fact: Fact) -> dict[str, Scalar]:
+        """Flat metadata: scalars as they are, everything else as JSON text, nulls left out.
+
+        :raises ValueError: the formatter returned a key that begins with ``memstate_``.
+        """
+        found: dict[str, Any] = {path: lookup(fact.payload, parts) for path, parts in self._metadata_paths.items()}
+        if self._metadata_formatter is not None:
+            formatted = self._metadata_formatter(plain(fact.payload)) or {}
+            found.update((_allowed(str(key)), value) for key, value in formatted.items())
+        metadata = {encodable(key): _scalar(value) for key, value in found.items() if value is not None}
+        metadata = {key: value for key, value in metadata.items() if value is not MISSING}
+        metadata |= {TYPE: encodable(fact.type), VERSION: fact.version, LONG_TERM: fact.session_id is None}
+        if fact.session_id is not None:
+            metadata[SESSION_ID] = encodable(fact.session_id)
+        return metadata
+
+
+def conditions(scope: Scope, target_types: frozenset[str] | None) -> dict[str, Scalar]:
+    """The metadata that every fact of the scope has; all of them must be equal. Empty: the whole index."""
+    wanted: dict[str, Scalar] = {}
+    # Filters cost indexes much more than the search itself, so what holds for every entry is not asked for.
+    if scope.typename is not None and target_types != frozenset({scope.typename}):
+        wanted[TYPE] = encodable(scope.typename)
+    if scope.session_id is None:
+        wanted[LONG_TERM] = True
+    elif not isinstance(scope.session_id, Unset):
+        wanted[SESSION_ID] = encodable(scope.session_id)
+    return wanted
+
+
+def type_names(target_types: Iterable[str] | None) -> frozenset[str] | None:
+    """The types that a hook is told of; None: all."""
+    if isinstance(target_types, str):
+        raise ValueError(f"target_types must be a set of type names: pass {{{target_types!r}}}")
+    return None if target_types is None else frozenset(target_types)
+
+
+def encodable(text: str) -> str:
+    """The text with lone surrogates replaced, since no index takes them; storage keeps the exact one."""
+    return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
+
+
+def _allowed(key: str) -> str:
+    if key.startswith(PREFIX):
+        raise ValueError(f"the metadata key {key!r} is reserved: choose one that does not begin with {PREFIX!r}")
+    return key
+
+
+def _scalar(value: Any) -> Any:
+    if value is MISSING or isinstance(value, bool | float):
+        return value
+    if isinstance(value, int):
+        # Indexes keep 64 bits and turn larger integers into inexact floats.
+        return value if -(2**63) <= value < 2**63 else str(value)
+    if isinstance(value, str):
+        return encodable(value)
+    if isinstance(value, Mapping | list | tuple):
+        return encodable(json.dumps(value, ensure_ascii=False, sort_keys=True, default=str))
+    return encodable(str(value))
+
+
+def _value_text(value: Any) -> str | None:
+    if value is MISSING:
+        return None
+    return "\n".join(f"{label}: {text}" if label else text for label, text in _lines(value, ""))
+
+
+def _lines(value: Any, label: str) -> Iterator[tuple[str, str]]:
+    """``(label, text)`` for every field that says something; sorted, as storages need not keep the order of keys."""
+    if isinstance(value, Mapping):
+        for key in sorted(value):
+            words = key.replace("_", " ")
+            yield from _lines(value[key], f"{label} {words}" if label else words)
+    elif isinstance(value, list):
+        if any(isinstance(item, Mapping | list) for item in value):
+            for item in value:
+                yield from _lines(item, label)
+        else:
+            yield from _lines(", ".join(text for item in value for _, text in _lines(item, "")), label)
+    elif isinstance(value, str):
+        if value and not value.isspace():
+            yield label, value
+    elif value is not None:
+        yield label, json.dumps(value)

@@ -1,0 +1,406 @@
+"""What a caller wants done, as small values, and what each comes to on the facts as they are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from memstate_core.errors import ConflictError, ImmutableError, NotFoundError, ValidationFailed
+from memstate_core.facts import UNSET, FactChange, IndexEntry, StoredFact, Unset
+from memstate_core.filters import Predicate, sort_facts
+from memstate_core.protocols import Selection, StorageTransaction
+from memstate_core.schemas import NO_DEFINITION, Definition, SchemaRegistry, describe, merge
+
+Selector = Callable[[dict[str, Any]], Any]
+
+
+class Workspace:
+    """The facts as a transaction sees them: storage's, with the transaction's own changes laid over.
+
+    Facts keep the state in which the workspace first read them, so that :meth:`changes` can say what became of each.
+    """
+
+    __slots__ = ("_latest", "_places", "base", "definitions", "index", "line", "now", "registry", "ts", "tx")
+
+    def __init__(
+        self, tx: StorageTransaction, registry: SchemaRegistry, definitions: Mapping[str, Definition], ts: str
+    ) -> None:
+        self.tx = tx
+        self.registry = registry
+        self.definitions = definitions
+        self.ts = ts
+        self.base: dict[str, StoredFact | None] = {}
+        self.now: dict[str, StoredFact | None] = {}
+        self.index: dict[str, tuple[IndexEntry, ...]] = {}
+        self._places: dict[str, str] = {}
+        self._latest: dict[str, int] = {}
+        # The session whose history records a call made outside of a transaction block.
+        self.line: str | None = None
+
+    def copy(self) -> Workspace:
+        """An independent one in the same state."""
+        twin = Workspace(self.tx, self.registry, self.definitions, self.ts)
+        twin.base, twin.now, twin.index = dict(self.base), dict(self.now), dict(self.index)
+        twin._places, twin._latest, twin.line = dict(self._places), dict(self._latest), self.line
+        return twin
+
+    def definition(self, typename: str) -> Definition:
+        return self.definitions.get(typename, NO_DEFINITION)
+
+    async def get(self, fact_id: str) -> StoredFact | None:
+        if fact_id in self.now:
+            return self.now[fact_id]
+        found = (await self.tx.facts((fact_id,))).get(fact_id)
+        self.base[fact_id] = self.now[fact_id] = found
+        return found
+
+    async def holder(self, place: str) -> StoredFact | None:
+        """The fact that has a singleton place, if any."""
+        mine = self.now.get(self._places.get(place, ""))
+        if mine is not None and mine.singleton == place:
+            return mine
+        found = (await self.tx.holders((place,))).get(place)
+        if found is None:
+            return None
+        if found.id not in self.now:
+            self.base[found.id] = self.now[found.id] = found
+        now = self.now[found.id]
+        return now if now is not None and now.singleton == place else None
+
+    async def next_version(self, fact_id: str) -> int:
+        """The version that the transaction gives a fact: one more than it ever had."""
+        before = self.base.get(fact_id)
+        now = self.now.get(fact_id)
+        if now is not None and now is not before:
+            return now.version  # one transaction makes one version
+        if fact_id not in self._latest:
+            await self.read_versions((fact_id,))
+        return max(self._latest[fact_id], before.version if before else 0) + 1
+
+    async def read_versions(self, fact_ids: Sequence[str]) -> None:
+        """Read ahead for :meth:`next_version`."""
+        self._latest.update(dict.fromkeys(fact_ids, 0))
+        self._latest.update(await self.tx.latest_versions(fact_ids))
+
+    def add(self, fact: StoredFact, index: tuple[IndexEntry, ...]) -> None:
+        """Add a fact whose id is new by construction."""
+        self.base[fact.id] = None
+        self.put(fact, index)
+
+    def put(self, fact: StoredFact, index: tuple[IndexEntry, ...]) -> None:
+        self.now[fact.id] = fact
+        self.index[fact.id] = index
+        if fact.singleton is not None:
+            self._places[fact.singleton] = fact.id
+
+    def remove(self, fact_id: str) -> None:
+        self.now[fact_id] = None
+
+    async def select(self, selection: Selection) -> list[StoredFact]:
+        """:meth:`StorageTransaction.select` with the transaction's changes laid over."""
+        mine = {id_ for id_, fact in self.now.items() if fact is not self.base.get(id_)}
+        if not mine:
+            return await self.tx.select(selection)
+        wide = selection.limit if selection.limit is None else selection.limit + selection.offset + len(mine)
+        stored = await self.tx.select(_replace(selection, limit=wide, offset=0))
+        added = [
+            fact for id_, fact in self.now.items() if id_ in mine and fact is not None and matches(fact, selection)
+        ]
+        facts = [fact for fact in stored if fact.id not in mine]
+        # New facts have no ordinal yet; they come last, in the order in which they were made.
+        new = [fact for fact in added if fact.ordinal < 0]
+        top = max((fact.ordinal for fact in [*facts, *added]), default=0)
+        numbered = {fact.id: fact._replace(ordinal=top + 1 + place) for place, fact in enumerate(new)}
+        merged = sort_facts(
+            [*facts, *(numbered.get(fact.id, fact) for fact in added)], selection.order, selection.decode
+        )
+        return merged[selection.offset :][: selection.limit]
+
+    async def count(self, selection: Selection) -> int:
+        if all(fact is self.base.get(id_) for id_, fact in self.now.items()):
+            return await self.tx.count(selection)
+        return len(await self.select(_replace(selection, limit=None, offset=0)))
+
+    def changes(self) -> list[FactChange]:
+        """What became of each fact, for those that changed."""
+        return [
+            FactChange(self.base.get(id_), fact, self.index.get(id_, ()))
+            for id_, fact in self.now.items()
+            if fact is not self.base.get(id_)
+        ]
+
+
+def matches(fact: StoredFact, selection: Selection) -> bool:
+    """Whether a fact fulfils a selection's conditions (its limit and order aside)."""
+    return (
+        (selection.typename is None or fact.type == selection.typename)
+        and (selection.session_id is UNSET or fact.session_id == selection.session_id)
+        and (selection.predicate is None or selection.predicate(selection.decode(fact)))
+    )
+
+
+def _replace(selection: Selection, *, limit: int | None, offset: int) -> Selection:
+    return Selection(
+        decode=selection.decode,
+        typename=selection.typename,
+        session_id=selection.session_id,
+        predicate=selection.predicate,
+        order=selection.order,
+        limit=limit,
+        offset=offset,
+        indexed=selection.indexed,
+    )
+
+
+class Intent(Protocol):
+    async def apply(self, space: Workspace) -> Any:
+        """Do it in the workspace; returns what the caller is told."""
+        ...
+
+
+def _check_version(fact_id: str, fact: StoredFact | None, expected: int | None) -> None:
+    actual = fact.version if fact else 0
+    if expected is not None and expected != actual:
+        raise ConflictError(
+            f"fact {fact_id!r} is at version {actual}, not {expected}; read it again and decide anew"
+            if actual
+            else f"fact {fact_id!r} does not exist (expected version {expected})",
+            fact_id=fact_id,
+            expected_version=expected,
+            actual_version=actual,
+        )
+
+
+def _check_mutable(space: Workspace, fact: StoredFact, verb: str) -> None:
+    if space.definition(fact.type).immutable:
+        raise ImmutableError(
+            f"fact {fact.id!r} cannot be {verb}: {fact.type!r} is registered as immutable; commit a new fact instead",
+            fact_id=fact.id,
+            session_id=fact.session_id,
+        )
+
+
+async def _check_place(space: Workspace, fact_id: str, place: str | None) -> None:
+    if place is None:
+        return
+    holder = await space.holder(place)
+    if holder is not None and holder.id != fact_id:
+        raise ConflictError(
+            f"fact {fact_id!r} would have the singleton value of fact {holder.id!r} ({place}); "
+            "change or delete that one first",
+            fact_id=holder.id,
+            session_id=holder.session_id,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Put:
+    """Commit a fact: a new one, or an update of the one with its id or singleton place.
+
+    ``generated`` says that the id was just made, so that no fact can have it.
+    """
+
+    fact_id: str
+    generated: bool
+    typename: str
+    payload: str
+    schema_version: int
+    source: str | None
+    session_id: str | None
+    ts: str | None
+    ephemeral: bool
+    expected_version: int | None
+
+    async def apply(self, space: Workspace) -> str:
+        definition = space.definition(self.typename)
+        stored = StoredFact(
+            self.fact_id,
+            self.typename,
+            self.payload,
+            self.source,
+            self.session_id,
+            self.ts or space.ts,
+            1,
+            self.ephemeral,
+            self.schema_version,
+            None,
+            -1,
+        )
+        space.line = self.session_id
+        index: tuple[IndexEntry, ...] = ()
+        holder = None
+        if definition.indexed:
+            payload = space.registry.decode(stored)
+            place, index = describe(definition, self.typename, payload, self.session_id)
+            if place is not None:
+                stored = stored._replace(singleton=place)
+                holder = await space.holder(place)
+        existing = None if self.generated else await space.get(self.fact_id)
+        if existing is not None:
+            if existing.type != self.typename:
+                raise ConflictError(
+                    f"fact {self.fact_id!r} is a {existing.type!r}, not a {self.typename!r}; a fact keeps its type",
+                    fact_id=self.fact_id,
+                    session_id=existing.session_id,
+                )
+            await _check_place(space, existing.id, stored.singleton)
+        existing = existing or holder
+        _check_version(existing.id if existing else self.fact_id, existing, self.expected_version)
+        if existing is None:
+            if self.generated:
+                space.add(stored, index)
+            else:
+                space.put(stored._replace(version=await space.next_version(self.fact_id)), index)
+            return self.fact_id
+        _check_mutable(space, existing, "committed again")
+        version = await space.next_version(existing.id)
+        space.put(stored._replace(id=existing.id, version=version, ordinal=existing.ordinal), index)
+        return existing.id
+
+
+@dataclass(frozen=True, slots=True)
+class Patch:
+    """Update a fact's payload."""
+
+    fact_id: str
+    patch: Mapping[str, Any]
+    deep: bool
+    expected_version: int | None
+
+    async def apply(self, space: Workspace) -> str:
+        fact = await _existing(space, self.fact_id)
+        space.line = fact.session_id
+        _check_version(self.fact_id, fact, self.expected_version)
+        _check_mutable(space, fact, "updated")
+        payload = merge(space.registry.decode(fact), self._fields(space, fact), deep=self.deep)
+        try:
+            text = space.registry.encode(fact.type, payload)
+        except ValidationFailed as error:
+            raise ValidationFailed(
+                f"fact {fact.id!r}: {error}", typename=error.typename, path=error.path, errors=error.errors
+            ) from error
+        await _rewrite(space, fact, text)
+        return self.fact_id
+
+    def _fields(self, space: Workspace, fact: StoredFact) -> Mapping[str, Any]:
+        if list(self.patch) == ["payload"] and isinstance(self.patch["payload"], Mapping):
+            schema = space.registry.get(fact.type)
+            if schema is None or "payload" not in schema.model.model_fields:
+                inner: Mapping[str, Any] = self.patch["payload"]
+                return inner
+        return self.patch
+
+
+async def _existing(space: Workspace, fact_id: str) -> StoredFact:
+    fact = await space.get(fact_id)
+    if fact is None:
+        raise NotFoundError(f"there is no fact {fact_id!r}")
+    return fact
+
+
+async def _rewrite(space: Workspace, fact: StoredFact, text: str) -> None:
+    """Give a fact a new payload, in its session and place in the order."""
+    schema = space.registry.get(fact.type)
+    written = fact._replace(
+        payload=text,
+        ts=space.ts,
+        schema_version=schema.definition.schema_version if schema else fact.schema_version,
+    )
+    place, index = describe(space.definition(fact.type), fact.type, space.registry.decode(written), fact.session_id)
+    await _check_place(space, fact.id, place)
+    space.put(written._replace(version=await space.next_version(fact.id), singleton=place), index)
+
+
+@dataclass(frozen=True, slots=True)
+class Remove:
+    """Delete a fact; ``session_id`` UNSET: its own session records it."""
+
+    fact_id: str
+    session_id: str | None | Unset
+    expected_version: int | None
+
+    async def apply(self, space: Workspace) -> str:
+        fact = await _existing(space, self.fact_id)
+        space.line = fact.session_id if isinstance(self.session_id, Unset) else self.session_id
+        _check_version(self.fact_id, fact, self.expected_version)
+        _check_mutable(space, fact, "deleted")
+        space.remove(self.fact_id)
+        return self.fact_id
+
+
+@dataclass(frozen=True, slots=True)
+class Promote:
+    """Make a session's facts long-term."""
+
+    session_id: str
+    selector: Selector | Predicate | None
+
+    async def apply(self, space: Workspace) -> list[str]:
+        space.line = self.session_id
+        promoted = []
+        selected = [fact for fact in await _session_facts(space, self.session_id) if self._selects(space, fact)]
+        await space.read_versions([fact.id for fact in selected])
+        for fact in selected:
+            long_term = fact._replace(session_id=None, ephemeral=False, ts=space.ts)
+            place, index = describe(space.definition(fact.type), fact.type, space.registry.decode(fact), None)
+            if place != fact.singleton:
+                await _check_place(space, fact.id, place)
+            space.put(long_term._replace(version=await space.next_version(fact.id), singleton=place), index)
+            promoted.append(fact.id)
+        return promoted
+
+    def _selects(self, space: Workspace, fact: StoredFact) -> bool:
+        if self.selector is None:
+            return not fact.ephemeral
+        payload = space.registry.decode(fact)
+        if isinstance(self.selector, Predicate):
+            return self.selector(payload)
+        return bool(self.selector(fact.to_dict(payload)))
+
+
+@dataclass(frozen=True, slots=True)
+class Discard:
+    """Delete all facts of a session."""
+
+    session_id: str
+
+    async def apply(self, space: Workspace) -> int:
+        space.line = self.session_id
+        facts = await _session_facts(space, self.session_id)
+        for fact in facts:
+            _check_mutable(space, fact, "discarded with its session")
+            space.remove(fact.id)
+        return len(facts)
+
+
+@dataclass(frozen=True, slots=True)
+class MigrateFacts:
+    """Rewrite the facts whose schema has moved on; ``typenames`` are the types to look at."""
+
+    typenames: Sequence[str]
+
+    async def apply(self, space: Workspace) -> int:
+        space.line = None
+        rewritten = 0
+        for typename in self.typenames:
+            schema = space.registry.get(typename)
+            if schema is None:
+                raise NotFoundError(f"type {typename!r} is not registered")
+            for fact in await space.select(Selection(decode=space.registry.decode, typename=typename)):
+                if fact.schema_version < schema.definition.schema_version:
+                    await _rewrite(space, await _known(space, fact), schema.encode(space.registry.decode(fact)))
+                    rewritten += 1
+        return rewritten
+
+
+async def _session_facts(space: Workspace, session_id: str) -> list[StoredFact]:
+    selection = Selection(decode=space.registry.decode, session_id=session_id)
+    return [await _known(space, fact) for fact in await space.select(selection)]
+
+
+async def _known(space: Workspace, fact: StoredFact) -> StoredFact:
+    """Take a selected fact into the workspace."""
+    if fact.id not in space.now:
+        space.base[fact.id] = space.now[fact.id] = fact
+    return space.now[fact.id] or fact

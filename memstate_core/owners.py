@@ -1,0 +1,55 @@
+"""Who holds a claim, and whether that process still exists.
+
+An owner's name carries its host, PID namespace, process id and start time, so that another process of
+the same host can tell that it is gone; everyone else waits for the lease to end.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import socket
+import sys
+import uuid
+from pathlib import Path
+
+
+@functools.lru_cache(maxsize=1)
+def _host() -> str:
+    """Where process ids mean the same: host, boot and PID namespace; empty where that cannot be told."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        namespace = os.readlink("/proc/self/ns/pid")
+    except OSError:
+        return ""
+    return f"{socket.gethostname()}/{boot}/{namespace}"
+
+
+def _started(pid: int) -> str | None:
+    """When a process was started, in clock ticks since boot; None when it is gone or waits only to be reaped."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return None
+    fields = stat.rpartition(")")[2].split()
+    return None if fields[0] in "ZX" else fields[19]
+
+
+@functools.lru_cache(maxsize=4)
+def _process(pid: int) -> str:
+    started = _started(pid) if sys.platform == "linux" else ""
+    return f"{_host()}|{pid}|{started or ''}"
+
+
+def new_owner() -> str:
+    """A name for one transaction of this process."""
+    return f"{_process(os.getpid())}|{uuid.uuid4().hex}"
+
+
+def is_gone(owner: str) -> bool:
+    """Whether an owner's process is known not to exist any more; False when that cannot be told."""
+    with contextlib.suppress(ValueError):
+        host, pid, started, _ = owner.split("|")
+        return bool(host and started) and host == _host() and _started(int(pid)) != started
+    return False

@@ -1,0 +1,314 @@
+"""What a storage and a hook must be. Both can be tried against :mod:`memstate_core.testing`."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
+
+from memstate_core.facts import (
+    UNSET,
+    Change,
+    ChangedVersions,
+    Entry,
+    FactChange,
+    IndexEntry,
+    Operation,
+    SearchResult,
+    StoredFact,
+    Unset,
+)
+from memstate_core.filters import Order, Predicate
+
+T = TypeVar("T")
+
+Decode = Callable[[StoredFact], dict[str, Any]]
+
+
+class Position(NamedTuple):
+    """Where a session stands, and what a writer must know before it writes.
+
+    ``head`` is the seq of the session's last transaction (0: none), ``redo`` the seq to which ``redo`` leads
+    back (0: nothing to redo), ``generation`` that of the definitions, and ``claimed`` whether any
+    claim is held in the namespace.
+    """
+
+    head: int
+    redo: int
+    generation: int
+    claimed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Which facts to read: all conditions hold, ``session_id`` :data:`UNSET` means any session.
+
+    ``decode`` gives a fact's payload as its schema reads it now; ``predicate`` and ``order`` are
+    applied to that. Without an order, facts come in the order of their ordinals. ``indexed`` are the paths that are
+    declared for ``typename``, so that ranges on them may be answered by an index.
+    """
+
+    decode: Decode
+    typename: str | None = None
+    session_id: str | None | Unset = UNSET
+    predicate: Predicate | None = None
+    order: tuple[Order, ...] = ()
+    limit: int | None = None
+    offset: int = 0
+    indexed: tuple[str, ...] = ()
+
+
+class NewEntry(NamedTuple):
+    """A transaction to be recorded; storage gives it its seq. See :class:`~memstate_core.facts.Entry`.
+
+    ``head`` is where the session's head goes; None: to the new transaction itself. ``redo`` is the session's new redo target.
+    """
+
+    session_id: str | None
+    operation: Operation
+    actor: str | None
+    reason: str | None
+    mark: str | None
+    ts: str
+    parent: int
+    head: int | None = None
+    redo: int = 0
+
+
+class Claim(NamedTuple):
+    """A row, unique per ``key``, by which one transaction with hooks owns a fact between its storage transactions.
+
+    ``key`` is ``"fact:<id>"``, ``"key:<singleton>"`` or ``"session:<id>"``; ``owner`` names the transaction and its
+    process, ``expires`` is Unix time in seconds, ``hooks`` the names of the hooks that may have been told.
+    """
+
+    key: str
+    owner: str
+    expires: float
+    hooks: tuple[str, ...]
+
+
+class Savepoint(NamedTuple):
+    session_id: str | None
+    name: str
+    seq: int
+
+
+class RecordWrite(NamedTuple):
+    """A record to be put, or deleted when ``value`` is None."""
+
+    collection: str
+    key: str
+    value: bytes | None
+
+
+class Record(NamedTuple):
+    key: str
+    value: bytes
+
+
+@dataclass(slots=True)
+class Batch:
+    """All that one storage transaction writes, in this order of meaning.
+
+    ``restores`` says that every ``after`` is a version that the journal has already: storage makes it current again
+    instead of storing it twice. ``definitions`` (by type) raise the generation. ``drop_claims_of``
+    drops all claims of an owner; ``claims`` are inserted, or replaced where their key is held.
+    """
+
+    entry: NewEntry | None = None
+    changes: Sequence[FactChange] = ()
+    restores: bool = False
+    savepoint: Savepoint | None = None
+    records: Sequence[RecordWrite] = ()
+    definitions: Mapping[str, str] = field(default_factory=dict)
+    claims: Sequence[Claim] = ()
+    drop_claims_of: str | None = None
+
+
+class StorageTransaction(Protocol):
+    """One transaction on one namespace. All methods are coroutines; those of sync storages never suspend.
+
+    :meth:`reindex` and :meth:`write` come last, when all has been read. Sequences in answers are the caller's own.
+    """
+
+    # Facts
+    async def facts(self, ids: Sequence[str]) -> dict[str, StoredFact]:
+        """The current facts among ``ids``."""
+        ...
+
+    async def latest_versions(self, ids: Sequence[str]) -> dict[str, int]:
+        """The highest version that each of ``ids`` ever had, also those that are gone; missing: never seen."""
+        ...
+
+    async def holders(self, singletons: Sequence[str]) -> dict[str, StoredFact]:
+        """The current facts that hold these singleton places, by place."""
+        ...
+
+    async def versions(self, wanted: Sequence[tuple[str, int]]) -> dict[tuple[str, int], StoredFact]:
+        """Past or current versions of facts, by (id, version)."""
+        ...
+
+    async def select(self, selection: Selection) -> list[StoredFact]: ...
+
+    async def count(self, selection: Selection) -> int: ...
+
+    # Journal
+    async def position(self, session_id: str | None) -> Position: ...
+
+    async def entries(self, seqs: Sequence[int]) -> dict[int, Entry]: ...
+
+    async def line(self, seq: int, *, above: int = 0, limit: int | None = None) -> list[Entry]:
+        """The transaction ``seq`` and its ancestors, newest first, as long as their seq is greater than ``above``."""
+        ...
+
+    async def history(
+        self,
+        *,
+        session_id: str | None | Unset = UNSET,
+        fact_id: str | None = None,
+        mark: str | None = None,
+        before: int | None = None,
+        limit: int | None = None,
+    ) -> list[Entry]:
+        """Journal entries newest first: those that fulfil every condition given, with a seq below ``before``."""
+        ...
+
+    async def savepoint(self, session_id: str | None, name: str) -> int | None:
+        """The seq at which the session stood when the savepoint was set, or None."""
+        ...
+
+    # Records
+    async def record(self, collection: str, key: str) -> bytes | None: ...
+
+    async def scan(
+        self,
+        collection: str,
+        *,
+        start: str | None = None,
+        end: str | None = None,
+        limit: int | None = None,
+        reverse: bool = False,
+    ) -> list[Record]:
+        """Records with ``start <= key < end`` by code point, descending when ``reverse``."""
+        ...
+
+    # Claims and definitions
+    async def claims(self, keys: Sequence[str] | None = None) -> list[Claim]:
+        """The claims on ``keys``, or all of the namespace."""
+        ...
+
+    async def definitions(self) -> dict[str, str]:
+        """What was registered for each type, as text that only the engine reads."""
+        ...
+
+    async def reindex(
+        self, typename: str, compute: Callable[[StoredFact], tuple[str | None, tuple[IndexEntry, ...]]]
+    ) -> None:
+        """Give every version of every fact of a type the singleton place and index entries that ``compute`` returns.
+
+        Current facts are given theirs in the order of their ordinals.
+
+        :raises ConflictError: two current facts would have one place.
+        """
+        ...
+
+    async def write(self, batch: Batch) -> int:
+        """Write; returns the seq of the batch's entry (0 without one). Called at most once in a transaction,
+        last. New facts (``ordinal`` -1) get ordinals in the order of the batch."""
+        ...
+
+
+Work = Callable[[StorageTransaction], Awaitable[T]]
+
+
+@runtime_checkable
+class Storage(Protocol):
+    """Where facts, journal, records and claims live.
+
+    A ``work`` is a coroutine function that awaits nothing but the methods of the transaction it is given. A storage whose
+    conflicts are found late (optimistic ones) may call it again; it therefore has no effects of its own.
+    """
+
+    is_async: bool
+
+    async def read(self, namespace: str, work: Work[T], *, snapshot: bool = False) -> T:
+        """Run ``work`` with a transaction that only reads; ``snapshot``: all its reads see one moment."""
+        ...
+
+    async def write(self, namespace: str, work: Work[T]) -> T:
+        """Run ``work`` with exclusive right to write; commit when it returns, leave no trace when it raises."""
+        ...
+
+    async def open(self) -> None:
+        """Connect and make or migrate the tables, if that has not happened; everything else does this by itself."""
+        ...
+
+    async def aclose(self) -> None: ...
+
+
+class Scope(NamedTuple):
+    """What a search is confined to. A hook may narrow by it; the store checks every result again."""
+
+    typename: str | None = None
+    session_id: str | None | Unset = UNSET
+
+
+class Hook(Protocol):
+    """An external index that takes part in transactions.
+
+    Only :meth:`apply` is needed. A hook may also have ``name`` (by which facts in doubt are
+    matched to it after a crash; default: its class or function name), ``target_types`` (it is told of no other),
+    :meth:`prepare`, :meth:`search` and :meth:`scan`. All may be coroutine functions in an
+    :class:`~memstate_core.AsyncMemoryStore`.
+    """
+
+    def apply(self, changes: Sequence[Change]) -> Any:
+        """Make the index what ``after`` says for each change, whatever it was: idempotent, keyed by fact id."""
+        ...
+
+
+@runtime_checkable
+class PreparingHook(Protocol):
+    def prepare(self, changes: Sequence[Change]) -> Any:
+        """Do what is slow and invisible (embed); what it returns is passed to ``apply`` in place of the changes."""
+        ...
+
+
+@runtime_checkable
+class SearchingHook(Protocol):
+    def search(self, query: str, limit: int, scope: Scope) -> Any:
+        """Up to ``limit`` :class:`~memstate_core.facts.SearchResult`, best first (or an awaitable of them)."""
+        ...
+
+
+@runtime_checkable
+class ScanningHook(Protocol):
+    def scan(self) -> Any:
+        """``{fact id: version}`` of everything in the index (or an awaitable of it)."""
+        ...
+
+
+__all__ = [
+    "Batch",
+    "Change",
+    "ChangedVersions",
+    "Claim",
+    "Decode",
+    "Entry",
+    "Hook",
+    "NewEntry",
+    "Position",
+    "PreparingHook",
+    "Record",
+    "RecordWrite",
+    "Savepoint",
+    "ScanningHook",
+    "Scope",
+    "SearchResult",
+    "SearchingHook",
+    "Selection",
+    "Storage",
+    "StorageTransaction",
+    "Work",
+]

@@ -1,0 +1,225 @@
+"""Finish what is in doubt, compare indexes with storage, and mend or rebuild them."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from memstate_core._bridge import Runtime
+from memstate_core.changes import Decode
+from memstate_core.errors import HookError
+from memstate_core.facts import Change, StoredFact
+from memstate_core.hooks._adapter import HookAdapter
+from memstate_core.owners import is_gone, new_owner
+from memstate_core.protocols import Batch, Claim, Selection, Storage, StorageTransaction
+
+# So many facts are given to a hook at a time when an index is mended or rebuilt.
+_CHUNK = 500
+
+
+class Recovered(NamedTuple):
+    """What :meth:`~memstate_core.MemoryStore.recover` did: ids of facts healed, and of those still in doubt.
+
+    A fact stays in doubt when one of the hooks that were told of it is not among the store's (``missing_hooks`` names
+    them), and is not counted while the transaction that changes it is alive.
+    """
+
+    healed: tuple[str, ...] = ()
+    in_doubt: tuple[str, ...] = ()
+    missing_hooks: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Drift:
+    """How an index differs from storage, by fact id, for each hook that can be compared.
+
+    ``missing`` are facts that the index lacks, ``stale`` those it has in another version, ``orphaned`` entries
+    whose fact does not exist or has no place in the index. Facts that a transaction is changing right now are left out.
+    """
+
+    hook: str
+    missing: tuple[str, ...] = ()
+    stale: tuple[str, ...] = ()
+    orphaned: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.missing) + len(self.stale) + len(self.orphaned)
+
+
+@dataclass(slots=True)
+class Recovery:
+    """Healing for one store."""
+
+    storage: Storage
+    namespace: str
+    runtime: Runtime
+    decode: Decode
+    lease: float
+    _by_name: dict[str, HookAdapter] = field(default_factory=dict)
+
+    def add(self, hook: HookAdapter) -> None:
+        if hook.name in self._by_name:
+            raise ValueError(f"the store has a hook {hook.name!r} already; give one of them another name")
+        self._by_name[hook.name] = hook
+
+    async def heal_abandoned(self) -> Recovered:
+        """Heal what transactions left in doubt whose lease has ended or whose process is gone.
+
+        :raises HookError: a hook failed again; the facts stay in doubt.
+        """
+        claims = await self.storage.read(self.namespace, lambda tx: tx.claims())
+        abandoned = [claim for claim in claims if _abandoned(claim)]
+        mine, missing = self._split(abandoned)
+        if mine:
+            await self._heal(mine)
+        return Recovered(_fact_ids(mine), _fact_ids(missing), tuple(self._unknown_hooks(missing)))
+
+    async def heal(self, claims: Sequence[Claim]) -> bool:
+        """Heal those claims that are abandoned; whether there were any, so that their keys are free now."""
+        abandoned, _ = self._split([claim for claim in claims if _abandoned(claim)])
+        if not abandoned:
+            return False
+        owners = {claim.owner for claim in abandoned}
+        everything = await self.storage.read(self.namespace, lambda tx: tx.claims())
+        return await self._heal([claim for claim in everything if claim.owner in owners])
+
+    def _split(self, claims: Sequence[Claim]) -> tuple[list[Claim], list[Claim]]:
+        """Claims whose hooks this store has, and the others."""
+        mine = [claim for claim in claims if not self._unknown_hooks([claim])]
+        return mine, [claim for claim in claims if self._unknown_hooks([claim])]
+
+    def _unknown_hooks(self, claims: Iterable[Claim]) -> list[str]:
+        return list(dict.fromkeys(name for claim in claims for name in claim.hooks if name not in self._by_name))
+
+    async def _heal(self, claims: Sequence[Claim]) -> bool:
+        """Take the claims over, tell the hooks the committed state, drop the claims; whether any were ours to take."""
+        owner = new_owner()
+        keys = [claim.key for claim in claims]
+
+        async def take_over(tx: StorageTransaction) -> list[Claim]:
+            expires = time.time() + self.lease
+            held = [claim for claim in await tx.claims(keys) if _abandoned(claim)]
+            if held:
+                await tx.write(Batch(claims=[claim._replace(owner=owner, expires=expires) for claim in held]))
+            return held
+
+        taken = await self.storage.write(self.namespace, take_over)
+        if not taken:
+            return False
+        told: dict[str, list[str]] = defaultdict(list)
+        for claim in taken:
+            for name in claim.hooks:
+                told[name].extend(_fact_ids([claim]))
+        try:
+            for name, fact_ids in told.items():
+                await self.bring_back(self._by_name[name], fact_ids)
+        except BaseException:
+            await self._hand_back(taken, owner)
+            raise
+        await self.storage.write(self.namespace, lambda tx: tx.write(Batch(drop_claims_of=owner)))
+        return True
+
+    async def _hand_back(self, taken: Sequence[Claim], owner: str) -> None:
+        ended = [claim._replace(owner=owner, expires=0.0) for claim in taken]
+        await self.storage.write(self.namespace, lambda tx: tx.write(Batch(claims=ended)))
+
+    async def bring_back(self, hook: HookAdapter, fact_ids: Sequence[str]) -> None:
+        """Give a hook the committed state of facts."""
+        for start in range(0, len(fact_ids), _CHUNK):
+            ids = fact_ids[start : start + _CHUNK]
+            facts = await self.storage.read(self.namespace, lambda tx, ids=ids: tx.facts(ids))  # type: ignore[misc]
+            await self._tell(hook, [_as_committed(id_, facts.get(id_), self.decode) for id_ in ids])
+
+    async def _tell(self, hook: HookAdapter, changes: list[Change]) -> None:
+        try:
+            batch = await self.runtime.call(hook.prepare, changes) if hook.prepare else changes
+            await self.runtime.call(hook.apply, batch)
+        except Exception as error:
+            ids = [change.fact_id for change in changes]
+            raise HookError(
+                f"hook {hook.name!r} could not be given the committed state of {len(ids)} fact{'s' * (len(ids) != 1)}: "
+                f"{type(error).__name__}: {error}; they stay in doubt, call recover() when it works again",
+                hook=hook.name,
+                operation="recover",
+                in_doubt=ids,
+            ) from error
+
+    async def verify(self) -> list[Drift]:
+        """Compare each index that can be scanned with storage.
+
+        :raises HookError: a hook failed to scan or to say what belongs into its index.
+        """
+        return [await self._compare(hook) for hook in self._by_name.values() if hook.scan is not None]
+
+    async def _compare(self, hook: HookAdapter) -> Drift:
+        assert hook.scan is not None
+        # Claims first and last: what is claimed at either time may rightly differ.
+        before = await self.storage.read(self.namespace, lambda tx: tx.claims())
+        try:
+            indexed: dict[str, int] = dict(await self.runtime.call(hook.scan))
+        except Exception as error:
+            raise HookError(
+                f"hook {hook.name!r} could not be scanned: {error}", hook=hook.name, operation="scan"
+            ) from error
+        expected = await self._expected(hook)
+        again = await self.storage.read(self.namespace, lambda tx: tx.claims())
+        moving = set(_fact_ids([*before, *again]))
+        return Drift(
+            hook.name,
+            missing=tuple(id_ for id_ in expected if id_ not in indexed and id_ not in moving),
+            stale=tuple(
+                id_ for id_, version in indexed.items() if expected.get(id_, version) != version and id_ not in moving
+            ),
+            orphaned=tuple(id_ for id_ in indexed if id_ not in expected and id_ not in moving),
+        )
+
+    async def _expected(self, hook: HookAdapter) -> dict[str, int]:
+        """The facts that belong into a hook's index, with their versions."""
+        facts = [fact for fact in await self._all_facts() if hook.wants(fact.type)]
+        if hook.indexes is None:
+            return {fact.id: fact.version for fact in facts}
+        return {fact.id: fact.version for fact in facts if hook.indexes(fact.to_fact(self.decode(fact)))}
+
+    async def _all_facts(self) -> list[StoredFact]:
+        selection = Selection(decode=self.decode)
+        return await self.storage.read(self.namespace, lambda tx: tx.select(selection))
+
+    async def repair(self) -> list[Drift]:
+        """Bring each index that can be scanned back to what storage says; returns what was mended."""
+        drifts = await self.verify()
+        for drift in drifts:
+            wrong = [*drift.missing, *drift.stale, *drift.orphaned]
+            await self.bring_back(self._by_name[drift.hook], wrong)
+        return drifts
+
+    async def reindex(self, name: str | None) -> int:
+        """Give one hook, or all, every fact anew; returns how many facts. Entries without a fact are removed.
+
+        :raises ValueError: there is no such hook.
+        """
+        if name is not None and name not in self._by_name:
+            raise ValueError(f"there is no hook {name!r}; there are {', '.join(map(repr, self._by_name)) or 'none'}")
+        hooks = list(self._by_name.values()) if name is None else [self._by_name[name]]
+        ids = [fact.id for fact in await self._all_facts()]
+        for hook in hooks:
+            gone: list[str] = []
+            if hook.scan is not None:
+                known = set(ids)
+                gone = [id_ for id_ in await self.runtime.call(hook.scan) if id_ not in known]
+            await self.bring_back(hook, [*ids, *gone])
+        return len(ids)
+
+
+def _abandoned(claim: Claim) -> bool:
+    return claim.expires < time.time() or is_gone(claim.owner)
+
+
+def _fact_ids(claims: Iterable[Claim]) -> tuple[str, ...]:
+    return tuple(claim.key.removeprefix("fact:") for claim in claims if claim.key.startswith("fact:"))
+
+
+def _as_committed(fact_id: str, fact: StoredFact | None, decode: Decode) -> Change:
+    return Change(fact_id, None, fact.to_fact(decode(fact)) if fact else None)

@@ -1,0 +1,495 @@
+"""Type names and their Pydantic models: what may be stored, in which form, and which facts exclude each other."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal, NamedTuple
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import PydanticSerializationError, from_json, to_json
+
+from memstate_core.errors import NotFoundError, ValidationFailed
+from memstate_core.facts import IndexEntry, StoredFact
+from memstate_core.filters import MISSING, canonical, index_entries, lookup, split_path
+
+# Pydantic's JSON parser reads this many levels and no more.
+MAX_DEPTH: Final = 200
+MAX_DIGITS: Final = 4300
+IDENTIFIER_LENGTH: Final = 512
+_SINGLETON_LENGTH: Final = 400
+
+Migrate = Callable[..., Mapping[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Constraint:
+    """What must hold for the facts of a type.
+
+    :param singleton_key: the field (a dotted path, or several in a tuple) whose value only one fact may have; a commit
+        that meets it becomes an update. Facts in which it is missing or None are not constrained.
+    :param immutable: facts are written once; only undoing the transaction that wrote them removes them.
+    :param scope: ``"store"``: one fact per value; ``"session"``: one per value and session.
+    """
+
+    singleton_key: str | tuple[str, ...] | None = None
+    immutable: bool = False
+    scope: Literal["store", "session"] = "store"
+
+    def __post_init__(self) -> None:
+        if self.scope not in ("store", "session"):
+            raise ValidationFailed(f"Constraint.scope is 'store' or 'session', not {self.scope!r}")
+        if self.singleton_key is not None and not (
+            isinstance(self.singleton_key, str)
+            or (
+                isinstance(self.singleton_key, tuple | list) and all(isinstance(key, str) for key in self.singleton_key)
+            )
+        ):
+            raise ValidationFailed(
+                f"Constraint.singleton_key is a field name or a tuple of them, not {self.singleton_key!r}"
+            )
+        if not self.singleton_key and self.singleton_key is not None:
+            raise ValidationFailed("Constraint.singleton_key is empty; leave it out for a type without one")
+
+
+class Definition(NamedTuple):
+    """What storage must know of a type so that every process enforces the same: kept in storage itself."""
+
+    singleton: tuple[str, ...] = ()
+    scope: str = "store"
+    immutable: bool = False
+    indexed: tuple[str, ...] = ()
+    schema_version: int = 1
+
+    @classmethod
+    def from_text(cls, text: str) -> Definition:
+        data = json.loads(text)
+        return cls(
+            tuple(data["singleton"]), data["scope"], data["immutable"], tuple(data["indexed"]), data["schema_version"]
+        )
+
+    def to_text(self) -> str:
+        return json.dumps(self._asdict(), sort_keys=True)
+
+    def merged_over(self, stored: Definition | None) -> Definition:
+        """This one, keeping the indexes that are there: readers that know an older definition may rely on them."""
+        paths = dict.fromkeys([*(stored.indexed if stored else ()), *self.indexed, *self.singleton])
+        return self._replace(indexed=tuple(paths))
+
+    def indexes_like(self, other: Definition | None) -> bool:
+        """Whether facts have the same places and index entries under the other one."""
+        return other is not None and self._replace(immutable=other.immutable) == other
+
+
+NO_DEFINITION: Final = Definition()
+
+
+def place_of(definition: Definition, typename: str, payload: Mapping[str, Any], session_id: str | None) -> str | None:
+    """The place that only one current fact may have, or None when the fact is not constrained."""
+    if not definition.singleton:
+        return None
+    values = []
+    for path in definition.singleton:
+        value = lookup(payload, path.split("."))
+        if value is MISSING or value is None:
+            return None
+        values.append(value)
+    text = canonical([typename, values, session_id] if definition.scope == "session" else [typename, values])
+    if len(text) > _SINGLETON_LENGTH:
+        return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
+    return text
+
+
+def describe(
+    definition: Definition, typename: str, payload: Mapping[str, Any], session_id: str | None
+) -> tuple[str | None, tuple[IndexEntry, ...]]:
+    """A payload's singleton place and index entries."""
+    if not definition.indexed:
+        return None, ()
+    return place_of(definition, typename, payload, session_id), index_entries(payload, definition.indexed)
+
+
+@dataclass(frozen=True, slots=True)
+class Schema:
+    """One registration, with what follows from it."""
+
+    typename: str
+    model: type[BaseModel]
+    constraint: Constraint
+    definition: Definition
+    migrate: Migrate | None
+    computed: frozenset[str] = field(default_factory=frozenset)
+
+    def encode(self, payload: Mapping[str, Any]) -> str:
+        """Validate plain data; the JSON text to be stored.
+
+        :raises ValidationFailed: it does not fit the model, or is not JSON.
+        """
+        if not isinstance(payload, Mapping):
+            raise ValidationFailed(
+                f"the payload of a {self.typename!r} must be a dict, not {type(payload).__name__}",
+                typename=self.typename,
+            )
+        return self._dump(self._validate(_to_json(self.typename, dict(payload))))
+
+    def encode_model(self, instance: BaseModel) -> str:
+        """The same for an instance, which may have been changed or made without validation."""
+        try:
+            raw = instance.__pydantic_serializer__.to_json(instance, warnings="none")
+        except Exception as error:
+            raise _unserializable(self.typename, instance, error) from error
+        _reject_non_finite(self.typename, instance, raw)
+        return self._dump(self._validate(self._without_computed(raw)))
+
+    def load(self, payload: Mapping[str, Any]) -> BaseModel:
+        """The typed instance of a stored payload."""
+        return self._validate(self._without_computed(to_json(payload)))
+
+    def _without_computed(self, raw: bytes) -> bytes:
+        # A computed field is dumped but is no input; a model that forbids extra fields would refuse its own dump.
+        if not self.computed:
+            return raw
+        return to_json({key: value for key, value in from_json(raw).items() if key not in self.computed})
+
+    def _validate(self, raw: bytes) -> BaseModel:
+        try:
+            instance: BaseModel = self.model.__pydantic_validator__.validate_json(raw, by_alias=True, by_name=True)
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_context=False)
+            where = ".".join(map(str, first[0]["loc"]))
+            raise ValidationFailed(
+                f"{self.typename!r} does not fit {self.model.__name__}: "
+                + "; ".join(f"{'.'.join(map(str, one['loc'])) or 'payload'}: {one['msg']}" for one in first),
+                typename=self.typename,
+                path=where or None,
+                errors=first,
+            ) from error
+        except Exception as error:
+            raise ValidationFailed(
+                f"a validator of {self.model.__name__} ({self.typename!r}) raised {type(error).__name__}: {error}",
+                typename=self.typename,
+            ) from error
+        return instance
+
+    def _dump(self, instance: BaseModel) -> str:
+        try:
+            raw = instance.__pydantic_serializer__.to_json(instance, warnings="none")
+        except Exception as error:
+            raise _unserializable(self.typename, instance, error) from error
+        _reject_non_finite(self.typename, instance, raw)
+        if raw[:1] != b"{":
+            raise ValidationFailed(
+                f"{self.model.__name__} is dumped as {raw[:20].decode()}…; the model of a type must be dumped as a JSON object",
+                typename=self.typename,
+            )
+        return raw.decode()
+
+
+class SchemaRegistry:
+    """The schemas of a store, by type name."""
+
+    def __init__(self, *, allow_unregistered: bool = False) -> None:
+        self.allow_unregistered = allow_unregistered
+        self._schemas: dict[str, Schema] = {}
+        self._typenames: dict[type[BaseModel], list[str]] = {}
+
+    def __contains__(self, typename: object) -> bool:
+        return typename in self._schemas
+
+    def register(
+        self,
+        typename: str,
+        model: type[BaseModel],
+        constraint: Constraint | None = None,
+        *,
+        index: Iterable[str] = (),
+        migrate: Migrate | None = None,
+        version: int = 1,
+    ) -> Schema:
+        """See :meth:`memstate_core.MemoryStore.register_schema`."""
+        check_identifier("typename", typename)
+        if not (isinstance(model, type) and issubclass(model, BaseModel)):
+            raise ValidationFailed(f"the model of {typename!r} must be a Pydantic model class, not {model!r}")
+        if isinstance(index, str):
+            raise ValidationFailed(f"index takes a list of field names; write index=[{index!r}]")
+        if not isinstance(version, int) or isinstance(version, bool) or version < 1:
+            raise ValidationFailed(f"the version of {typename!r} is a whole number from 1, not {version!r}")
+        constraint = constraint or Constraint()
+        if not isinstance(constraint, Constraint):
+            raise ValidationFailed(f"constraint takes a Constraint, not {constraint!r}")
+        keys = constraint.singleton_key or ()
+        definition = Definition(
+            singleton=tuple(
+                _payload_path(typename, model, key) for key in ((keys,) if isinstance(keys, str) else keys)
+            ),
+            scope=constraint.scope,
+            immutable=constraint.immutable,
+            indexed=tuple(_payload_path(typename, model, path) for path in index),
+            schema_version=version,
+        )
+        schema = Schema(typename, model, constraint, definition, migrate, frozenset(_computed_names(model)))
+        previous = self._schemas.get(typename)
+        if previous is not None:
+            self._typenames[previous.model].remove(typename)
+        self._schemas[typename] = schema
+        self._typenames.setdefault(model, []).append(typename)
+        return schema
+
+    def typenames(self) -> list[str]:
+        return list(self._schemas)
+
+    def get(self, typename: str) -> Schema | None:
+        return self._schemas.get(typename)
+
+    def for_model(self, model: type[BaseModel], typename: str | None = None) -> Schema:
+        """The schema under which an instance of ``model`` is committed.
+
+        :raises ValidationFailed: not registered, or under several names and ``typename`` does not say which.
+        """
+        names = self._typenames.get(model) or []
+        if typename is not None:
+            schema = self._schemas.get(typename)
+            if schema is None or not issubclass(model, schema.model):
+                raise ValidationFailed(
+                    f"{model.__name__} is not registered as {typename!r}; call "
+                    f"store.register_schema({typename!r}, {model.__name__}) first",
+                    typename=typename,
+                )
+            return schema
+        if not names:
+            raise ValidationFailed(
+                f"{model.__name__} is not registered; call "
+                f"store.register_schema({model.__name__.lower()!r}, {model.__name__}) first"
+            )
+        if len(names) > 1:
+            raise ValidationFailed(
+                f"{model.__name__} is registered as {' and '.join(map(repr, names))}; say which with typename="
+            )
+        return self._schemas[names[0]]
+
+    def encode(self, typename: str, payload: Mapping[str, Any]) -> str:
+        """The JSON text to be stored for plain data of a type."""
+        schema = self._schemas.get(typename)
+        if schema is not None:
+            return schema.encode(payload)
+        if not self.allow_unregistered:
+            raise ValidationFailed(
+                f"type {typename!r} is not registered; call store.register_schema({typename!r}, YourModel) first, "
+                "or make the store with allow_unregistered=True",
+                typename=typename,
+            )
+        if not isinstance(payload, Mapping):
+            raise ValidationFailed(
+                f"the payload of a {typename!r} must be a dict, not {type(payload).__name__}", typename=typename
+            )
+        raw = _to_json(typename, dict(payload))
+        _reject_non_finite(typename, payload, raw)
+        try:
+            from_json(raw)  # refuses what could not be read back
+        except ValueError as error:
+            raise _unserializable(typename, payload, error) from error
+        return raw.decode()
+
+    def decode(self, stored: StoredFact) -> dict[str, Any]:
+        """A stored payload as its schema reads it now: upgraded when it is older than the schema's version."""
+        payload: dict[str, Any] = json.loads(stored.payload)
+        schema = self._schemas.get(stored.type)
+        if schema is None or schema.migrate is None or stored.schema_version >= schema.definition.schema_version:
+            return payload
+        try:
+            wants_version = len(inspect.signature(schema.migrate).parameters) > 1
+            upgraded = schema.migrate(payload, stored.schema_version) if wants_version else schema.migrate(payload)
+        except Exception as error:
+            raise ValidationFailed(
+                f"migrate of {stored.type!r} raised {type(error).__name__} for fact {stored.id!r} "
+                f"(version {stored.schema_version} of its schema): {error}",
+                typename=stored.type,
+            ) from error
+        if not isinstance(upgraded, Mapping):
+            raise ValidationFailed(
+                f"migrate of {stored.type!r} returned {type(upgraded).__name__} for fact {stored.id!r}; return the new payload",
+                typename=stored.type,
+            )
+        return dict(upgraded)
+
+    def load(self, stored: StoredFact) -> BaseModel:
+        """The typed instance of a stored fact.
+
+        :raises NotFoundError: its type is not registered.
+        :raises ValidationFailed: it does not fit the model any more.
+        """
+        schema = self._schemas.get(stored.type)
+        if schema is None:
+            raise NotFoundError(
+                f"fact {stored.id!r} is of type {stored.type!r}, which is not registered; register_schema it, "
+                "or use get() for its plain data"
+            )
+        try:
+            return schema.load(self.decode(stored))
+        except ValidationFailed as error:
+            raise ValidationFailed(
+                f"fact {stored.id!r} no longer fits: {error}",
+                typename=stored.type,
+                path=error.path,
+                errors=error.errors,
+            ) from error
+
+
+def check_identifier(name: str, value: Any, *, optional: bool = False) -> None:
+    """Refuse what not every storage could keep as a key.
+
+    :raises ValidationFailed: not a string, empty, longer than 512 characters, or with a NUL or a lone surrogate.
+    """
+    if value is None and optional:
+        return
+    if not isinstance(value, str):
+        raise ValidationFailed(f"{name} must be a string{' or None' if optional else ''}, not {value!r}")
+    if not value:
+        raise ValidationFailed(f"{name} must not be empty{'; pass None for none' if optional else ''}")
+    if len(value) > IDENTIFIER_LENGTH:
+        raise ValidationFailed(f"{name} has {len(value)} characters; at most {IDENTIFIER_LENGTH} are allowed")
+    check_text(name, value)
+
+
+def check_text(name: str, value: Any) -> None:
+    """Refuse a text (or other than None or a text) that not every storage could keep exactly."""
+    if value is None:
+        return
+    if not isinstance(value, str):
+        raise ValidationFailed(f"{name} must be a string or None, not {value!r}")
+    if "\0" in value:
+        raise ValidationFailed(f"{name} contains a NUL character at position {value.index(chr(0))}; remove it")
+    if not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            raise ValidationFailed(f"{name} contains a lone surrogate at position {error.start}; remove it") from error
+
+
+def merge(payload: Mapping[str, Any], patch: Mapping[str, Any], *, deep: bool) -> dict[str, Any]:
+    """The payload with a patch applied: at the top level, or as a JSON merge patch (RFC 7396)."""
+    merged = dict(payload)
+    for key, value in patch.items():
+        if not deep:
+            merged[key] = value
+        elif value is None:
+            merged.pop(key, None)
+        elif isinstance(value, Mapping):
+            below = merged.get(key)
+            merged[key] = merge(below if isinstance(below, Mapping) else {}, value, deep=True)
+        else:
+            merged[key] = value
+    return merged
+
+
+def _payload_path(typename: str, model: type[BaseModel], path: str) -> str:
+    """A dotted path of fields as a path into the payload, which may have aliases in it."""
+    if not isinstance(path, str) or not path:
+        raise ValidationFailed(f"a field of {model.__name__} ({typename!r}) must be named by a string, not {path!r}")
+    parts = split_path(path)
+    resolved: list[str] = []
+    at: Any = model
+    for part in parts:
+        if not (isinstance(at, type) and issubclass(at, BaseModel)):
+            resolved.append(part)
+            continue
+        name, info = next(
+            (
+                (name, info)
+                for name, info in at.model_fields.items()
+                if part in (name, info.alias, info.serialization_alias)
+            ),
+            (part, None),
+        )
+        if info is None:
+            if part not in at.model_computed_fields and at.model_config.get("extra") != "allow":
+                raise ValidationFailed(
+                    f"{at.__name__} has no field {part!r} (in {path!r} for {typename!r}); it has {', '.join(at.model_fields)}",
+                    typename=typename,
+                    path=path,
+                )
+            resolved.append(part)
+            at = None
+            continue
+        by_alias = at.model_config.get("serialize_by_alias", False)
+        resolved.append((info.serialization_alias or info.alias or name) if by_alias else name)
+        at = info.annotation
+    return ".".join(resolved)
+
+
+def _computed_names(model: type[BaseModel]) -> Iterable[str]:
+    for name, info in model.model_computed_fields.items():
+        yield name
+        if info.alias:
+            yield info.alias
+
+
+def _to_json(typename: str, payload: Mapping[str, Any]) -> bytes:
+    try:
+        return to_json(payload)
+    except Exception as error:
+        raise _unserializable(typename, payload, error) from error
+
+
+def _reject_non_finite(typename: str, value: Any, raw: bytes) -> None:
+    # Pydantic writes NaN and the infinities as null or by name; only a text with one of these can hide one.
+    if b"null" in raw or b"NaN" in raw or b"Infinity" in raw:
+        found = _find_unstorable(_plain(value), ())
+        if found is not None:
+            path, why = found
+            raise ValidationFailed(f"{typename!r}: {path}: {why}", typename=typename, path=path)
+
+
+def _unserializable(typename: str, value: Any, error: Exception) -> ValidationFailed:
+    found = _find_unstorable(_plain(value), ())
+    path, why = found if found is not None else (None, str(error))
+    return ValidationFailed(f"{typename!r}: {path or 'payload'}: {why}", typename=typename, path=path)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, BaseModel):
+        try:
+            return value.__pydantic_serializer__.to_python(value, warnings="none")
+        except (PydanticSerializationError, ValueError, RecursionError):
+            return value.__dict__
+    return value
+
+
+def _find_unstorable(value: Any, at: tuple[str, ...]) -> tuple[str, str] | None:
+    """The path of the first thing that JSON in UTF-8 cannot hold exactly, and why."""
+    path = ".".join(at) or "payload"
+    if len(at) > MAX_DEPTH:
+        return ".".join(at[:5]) + "…", f"nested deeper than {MAX_DEPTH} levels"
+    if isinstance(value, float) and not math.isfinite(value):
+        return path, f"{value} is not a number that JSON can hold; use None or leave it out"
+    if isinstance(value, int) and not isinstance(value, bool) and value.bit_length() > MAX_DIGITS * 3:
+        return path, f"an integer of more than {MAX_DIGITS} digits cannot be stored"
+    if isinstance(value, str):
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            return path, f"a lone surrogate at position {error.start} is not Unicode text; remove or replace it"
+    if isinstance(value, bytes):
+        try:
+            value.decode()
+        except UnicodeDecodeError:
+            return path, (
+                "bytes that are not UTF-8 text; set ser_json_bytes='base64' and val_json_bytes='base64' in the model's config"
+            )
+    if isinstance(value, BaseModel):
+        value = value.__dict__
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            found = _find_unstorable(key, (*at, repr(key))) or _find_unstorable(item, (*at, str(key)))
+            if found is not None:
+                return found
+    elif isinstance(value, Sequence | set | frozenset) and not isinstance(value, str | bytes | bytearray):
+        for position, item in enumerate(value):
+            found = _find_unstorable(item, (*at, str(position)))
+            if found is not None:
+                return found
+    return None

@@ -1,0 +1,134 @@
+"""Search: the indexes propose, storage answers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from memstate_core.engine import Engine, check_count
+from memstate_core.errors import HookError
+from memstate_core.facts import ScoredFact, SearchResult, StoredFact, Unset
+from memstate_core.hooks._adapter import HookAdapter
+from memstate_core.intents import matches
+from memstate_core.protocols import Scope, Selection, StorageTransaction
+
+# The constant of reciprocal rank fusion (Cormack, Clarke and Büttcher, SIGIR 2009).
+RANK_CONSTANT = 60
+
+
+async def search(
+    engine: Engine,
+    query: str,
+    limit: int,
+    filters: Mapping[str, Any] | None,
+    score_threshold: float | None,
+    session_id: str | None | Unset,
+    typename: str | None,
+) -> list[ScoredFact]:
+    """See :meth:`memstate_core.MemoryStore.search`."""
+    if not isinstance(query, str):
+        raise ValueError(f"search takes a text, not {query!r}")
+    check_count("limit", limit)
+    selection = engine.selection(typename, filters, session_id)
+    searching = [
+        hook for hook in engine.hooks if hook.search is not None and (typename is None or hook.wants(typename))
+    ]
+    if not searching:
+        raise HookError(
+            "no hook of this store can search"
+            + (f" facts of type {typename!r}" if typename else "")
+            + "; make the store with a hook that has an index, such as ChromaSyncHook",
+            operation="search",
+        )
+    await engine.ready()
+    if not limit:
+        return []
+    ranked = [await _ranked(engine, hook, query, limit, selection, score_threshold) for hook in searching]
+    if len(ranked) == 1:
+        return [ScoredFact(fact.to_fact(engine.registry.decode(fact)), score) for fact, score in ranked[0]]
+    return _merged(engine, ranked, limit)
+
+
+def _merged(engine: Engine, ranked: Sequence[Sequence[tuple[StoredFact, float]]], limit: int) -> list[ScoredFact]:
+    """Reciprocal rank fusion; each fact keeps the best similarity that an index gave it."""
+    facts: dict[str, StoredFact] = {}
+    scores: dict[str, float] = {}
+    ranks: dict[str, float] = {}
+    for results in ranked:
+        for rank, (fact, score) in enumerate(results, start=1):
+            facts[fact.id] = fact
+            scores[fact.id] = max(score, scores.get(fact.id, score))
+            ranks[fact.id] = ranks.get(fact.id, 0.0) + 1 / (RANK_CONSTANT + rank)
+    best = sorted(ranks, key=lambda id_: (-ranks[id_], -scores[id_]))[:limit]
+    return [ScoredFact(facts[id_].to_fact(engine.registry.decode(facts[id_])), scores[id_]) for id_ in best]
+
+
+async def _ranked(
+    engine: Engine, hook: HookAdapter, query: str, limit: int, selection: Selection, score_threshold: float | None
+) -> list[tuple[StoredFact, float]]:
+    """The best ``limit`` facts of one index that match, asking for more until there are enough or no more."""
+    scope = Scope(selection.typename, selection.session_id)
+    in_doubt: list[StoredFact] | None = None
+    wanted = limit if selection.predicate is None else limit * 4
+    while True:
+        found: Sequence[SearchResult] = await _ask(engine, hook, query, wanted, scope)
+
+        async def read(
+            tx: StorageTransaction, found: Sequence[SearchResult] = found
+        ) -> tuple[dict[str, StoredFact], list[str]]:
+            claimed = [claim.key.removeprefix("fact:") for claim in await tx.claims() if claim.key.startswith("fact:")]
+            return await tx.facts([*dict.fromkeys([*(result.fact_id for result in found), *claimed])]), claimed
+
+        facts, claimed = await engine.storage.read(engine.namespace, read, snapshot=True)
+        results: dict[str, tuple[StoredFact, float]] = {}
+        # An entry of another version than storage's is being written, or was when a process died: its score
+        # speaks of a text that is not the committed one. Such facts are scored by their committed text instead.
+        doubtful = set(claimed)
+        for result in found:
+            fact = facts.get(result.fact_id)
+            if fact is None or not matches(fact, selection):
+                continue
+            if result.version is not None and result.version != fact.version:
+                doubtful.add(fact.id)
+            elif fact.id not in doubtful or hook.similarity is None:
+                results.setdefault(fact.id, (fact, float(result.score)))
+        if doubtful and hook.similarity is not None and in_doubt is None:
+            in_doubt = [
+                fact
+                for id_ in doubtful
+                if (fact := facts.get(id_)) is not None and hook.wants(fact.type) and matches(fact, selection)
+            ]
+        if in_doubt:
+            results.update(await _scored(engine, hook, query, in_doubt))
+        best = sorted(results.values(), key=lambda pair: -pair[1])
+        if score_threshold is not None:
+            best = [pair for pair in best if pair[1] >= score_threshold]
+        exhausted = len(found) < wanted or (
+            score_threshold is not None and bool(found) and float(found[-1].score) < score_threshold
+        )
+        if len(best) >= limit or exhausted:
+            return best[:limit]
+        wanted *= 4
+        in_doubt = None
+
+
+async def _ask(engine: Engine, hook: HookAdapter, query: str, wanted: int, scope: Scope) -> list[SearchResult]:
+    assert hook.search is not None
+    try:
+        return list(await engine.runtime.call(hook.search, query, wanted, scope))
+    except Exception as error:
+        if isinstance(error, HookError):
+            raise
+        raise HookError(
+            f"hook {hook.name!r} failed to search: {type(error).__name__}: {error}", hook=hook.name, operation="search"
+        ) from error
+
+
+async def _scored(
+    engine: Engine, hook: HookAdapter, query: str, facts: Sequence[StoredFact]
+) -> dict[str, tuple[StoredFact, float]]:
+    assert hook.similarity is not None
+    by_id = {fact.id: fact for fact in facts}
+    typed = [fact.to_fact(engine.registry.decode(fact)) for fact in facts]
+    scored: Sequence[SearchResult] = await engine.runtime.call(hook.similarity, query, typed)
+    return {result.fact_id: (by_id[result.fact_id], float(result.score)) for result in scored}

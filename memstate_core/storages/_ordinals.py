@@ -1,0 +1,21 @@
+"""The order in which facts were made, as one number."""
+
+from __future__ import annotations
+
+from typing import Final
+
+# A transaction may make a million facts, and a storage eight million million transactions.
+_BITS: Final = 20
+LARGEST_TRANSACTION: Final = 1 << _BITS
+
+
+def ordinal(seq: int, place: int) -> int:
+    """The ordinal of the fact at ``place`` in the transaction ``seq``.
+
+    :raises ValueError: a transaction changes at most 2**20 facts.
+    """
+    if place >= LARGEST_TRANSACTION:
+        raise ValueError(
+            f"a transaction can change at most {LARGEST_TRANSACTION} facts; commit in smaller transactions"
+        )
+    return seq << _BITS | place

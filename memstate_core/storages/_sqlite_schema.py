@@ -1,0 +1,142 @@
+"""The tables of :mod:`memstate_core.storages.sqlite`, as an append-only list of numbered migrations.
+
+A fact's versions are rows of ``memstate_facts``, of which at most one is ``current``; undoing and redoing move that
+flag and copy nothing. ``memstate_transactions`` is the journal, a tree by ``parent``; its ``changes`` are
+``[[fact id, version before, version after], …]``. ``memstate_fields`` are the declared index entries.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+MIGRATIONS: Final[list[tuple[str, ...]]] = [
+    (
+        """
+        CREATE TABLE memstate_facts (
+            row INTEGER PRIMARY KEY,
+            namespace TEXT NOT NULL,
+            id TEXT NOT NULL,
+            version INTEGER NOT NULL,
+            current INTEGER NOT NULL,
+            type TEXT NOT NULL,
+            payload TEXT NOT NULL,
+            source TEXT,
+            session_id TEXT,
+            ts TEXT NOT NULL,
+            ephemeral INTEGER NOT NULL,
+            schema_version INTEGER NOT NULL,
+            singleton TEXT,
+            ordinal INTEGER NOT NULL,
+            has_fields INTEGER NOT NULL
+        )
+        """,
+        "CREATE INDEX memstate_facts_by_id ON memstate_facts (namespace, id, current, version)",
+        """
+        CREATE UNIQUE INDEX memstate_facts_by_singleton ON memstate_facts (namespace, singleton)
+        WHERE current = 1 AND singleton IS NOT NULL
+        """,
+        "CREATE INDEX memstate_facts_by_type ON memstate_facts (namespace, type, ordinal) WHERE current = 1",
+        "CREATE INDEX memstate_facts_by_session ON memstate_facts (namespace, session_id, ordinal) WHERE current = 1",
+        """
+        CREATE TABLE memstate_fields (
+            row INTEGER NOT NULL,
+            path TEXT NOT NULL,
+            namespace TEXT NOT NULL,
+            type TEXT NOT NULL,
+            kind INTEGER NOT NULL,
+            value NOT NULL,
+            ordinal INTEGER NOT NULL,
+            current INTEGER NOT NULL,
+            PRIMARY KEY (row, path)
+        ) WITHOUT ROWID
+        """,
+        """
+        CREATE INDEX memstate_fields_by_value ON memstate_fields (namespace, type, path, kind, value, ordinal)
+        WHERE current = 1
+        """,
+        """
+        CREATE TRIGGER memstate_fields_follow AFTER UPDATE OF current ON memstate_facts WHEN new.has_fields BEGIN
+            UPDATE memstate_fields SET current = new.current WHERE row = new.row;
+        END
+        """,
+        """
+        CREATE TABLE memstate_transactions (
+            seq INTEGER PRIMARY KEY,
+            namespace TEXT NOT NULL,
+            session_id TEXT,
+            parent INTEGER NOT NULL,
+            head INTEGER,
+            operation TEXT NOT NULL,
+            actor TEXT,
+            reason TEXT,
+            mark TEXT,
+            ts TEXT NOT NULL,
+            changes TEXT NOT NULL
+        )
+        """,
+        "CREATE INDEX memstate_transactions_by_session ON memstate_transactions (namespace, session_id, seq)",
+        """
+        CREATE INDEX memstate_transactions_by_mark ON memstate_transactions (namespace, mark, seq)
+        WHERE mark IS NOT NULL
+        """,
+        """
+        CREATE TABLE memstate_touched (
+            namespace TEXT NOT NULL,
+            fact_id TEXT NOT NULL,
+            seq INTEGER NOT NULL,
+            PRIMARY KEY (namespace, fact_id, seq)
+        ) WITHOUT ROWID
+        """,
+        """
+        CREATE TABLE memstate_sessions (
+            namespace TEXT NOT NULL,
+            session TEXT NOT NULL,
+            head INTEGER NOT NULL,
+            redo INTEGER NOT NULL,
+            PRIMARY KEY (namespace, session)
+        ) WITHOUT ROWID
+        """,
+        """
+        CREATE TABLE memstate_savepoints (
+            namespace TEXT NOT NULL,
+            session TEXT NOT NULL,
+            name TEXT NOT NULL,
+            seq INTEGER NOT NULL,
+            PRIMARY KEY (namespace, session, name)
+        ) WITHOUT ROWID
+        """,
+        """
+        CREATE TABLE memstate_records (
+            namespace TEXT NOT NULL,
+            collection TEXT NOT NULL,
+            key TEXT NOT NULL,
+            value BLOB NOT NULL,
+            UNIQUE (namespace, collection, key)
+        )
+        """,
+        """
+        CREATE TABLE memstate_claims (
+            namespace TEXT NOT NULL,
+            key TEXT NOT NULL,
+            owner TEXT NOT NULL,
+            expires REAL NOT NULL,
+            hooks TEXT NOT NULL,
+            PRIMARY KEY (namespace, key)
+        ) WITHOUT ROWID
+        """,
+        """
+        CREATE TABLE memstate_definitions (
+            namespace TEXT NOT NULL,
+            type TEXT NOT NULL,
+            definition TEXT NOT NULL,
+            PRIMARY KEY (namespace, type)
+        ) WITHOUT ROWID
+        """,
+        """
+        CREATE TABLE memstate_generations (
+            namespace TEXT NOT NULL PRIMARY KEY,
+            generation INTEGER NOT NULL
+        ) WITHOUT ROWID
+        """,
+    ),
+]

@@ -1,0 +1,430 @@
+"""Storage in this process's memory: it defines what the others must do, and forgets everything at the end."""
+
+from __future__ import annotations
+
+import threading
+from bisect import bisect_left, insort
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from memstate_core._bridge import run
+from memstate_core.errors import ClosedError, ConflictError
+from memstate_core.facts import (
+    UNSET,
+    ChangedVersions,
+    Entry,
+    FactChange,
+    IndexEntry,
+    StoredFact,
+    Unset,
+)
+from memstate_core.filters import Range, sort_facts
+from memstate_core.intents import matches
+from memstate_core.protocols import Batch, Claim, Position, Record, RecordWrite, Selection, Work
+from memstate_core.storages._forks import renew_after_fork
+from memstate_core.storages._ordinals import ordinal
+
+T = TypeVar("T")
+
+Ids = dict[str, None]  # an ordered set
+
+
+class _Namespace:
+    """Everything of one namespace."""
+
+    def __init__(self) -> None:
+        self.facts: dict[str, StoredFact] = {}
+        self.versions: dict[str, dict[int, StoredFact]] = {}
+        self.index: dict[tuple[str, int], tuple[IndexEntry, ...]] = {}
+        self.by_type: dict[str, Ids] = defaultdict(dict)
+        self.by_session: dict[str | None, Ids] = defaultdict(dict)
+        self.by_field: dict[tuple[str, str], dict[tuple[int, Any], Ids]] = defaultdict(dict)
+        self.places: dict[str, str] = {}
+        self.entries: dict[int, Entry] = {}
+        self.by_fact: dict[str, list[int]] = defaultdict(list)
+        self.heads: dict[str | None, tuple[int, int]] = {}
+        self.savepoints: dict[tuple[str | None, str], int] = {}
+        self.records: dict[str, dict[str, bytes]] = defaultdict(dict)
+        self.record_keys: dict[str, list[str]] = defaultdict(list)
+        self.claims: dict[str, Claim] = {}
+        self.definitions: dict[str, str] = {}
+        self.generation = 0
+
+    # What follows mutates; it is called with everything checked, so that nothing can fail midway.
+
+    def take_out(self, fact: StoredFact) -> None:
+        del self.facts[fact.id]
+        del self.by_type[fact.type][fact.id]
+        del self.by_session[fact.session_id][fact.id]
+        if fact.singleton is not None and self.places.get(fact.singleton) == fact.id:
+            del self.places[fact.singleton]
+        for path, kind, key in self.index.get((fact.id, fact.version), ()):
+            holders = self.by_field[fact.type, path][kind, key]
+            del holders[fact.id]
+            if not holders:
+                del self.by_field[fact.type, path][kind, key]
+
+    def put_in(self, fact: StoredFact) -> None:
+        self.facts[fact.id] = fact
+        self.by_type[fact.type][fact.id] = None
+        self.by_session[fact.session_id][fact.id] = None
+        if fact.singleton is not None:
+            self.places[fact.singleton] = fact.id
+        for path, kind, key in self.index.get((fact.id, fact.version), ()):
+            self.by_field[fact.type, path].setdefault((kind, key), {})[fact.id] = None
+
+    def put_record(self, write: RecordWrite) -> None:
+        keys, records = self.record_keys[write.collection], self.records[write.collection]
+        if write.value is None:
+            if records.pop(write.key, None) is not None:
+                del keys[bisect_left(keys, write.key)]
+            return
+        if write.key not in records:
+            insort(keys, write.key)
+        records[write.key] = bytes(write.value)
+
+
+class _MemoryTransaction:
+    """Reads at once; what it writes is laid down when its work has returned."""
+
+    def __init__(self, namespace: _Namespace, next_seq: int) -> None:
+        self._data = namespace
+        self._next_seq = next_seq
+        self._staged: list[Callable[[], None]] = []
+        self._seq_used = next_seq - 1
+
+    async def facts(self, ids: Sequence[str]) -> dict[str, StoredFact]:
+        facts = self._data.facts
+        return {id_: facts[id_] for id_ in ids if id_ in facts}
+
+    async def latest_versions(self, ids: Sequence[str]) -> dict[str, int]:
+        versions = self._data.versions
+        return {id_: max(versions[id_]) for id_ in ids if id_ in versions}
+
+    async def holders(self, singletons: Sequence[str]) -> dict[str, StoredFact]:
+        data = self._data
+        return {place: data.facts[data.places[place]] for place in singletons if place in data.places}
+
+    async def versions(self, wanted: Sequence[tuple[str, int]]) -> dict[tuple[str, int], StoredFact]:
+        versions = self._data.versions
+        return {(id_, version): versions[id_][version] for id_, version in wanted}
+
+    async def select(self, selection: Selection) -> list[StoredFact]:
+        facts = self._data.facts
+        found = [facts[id_] for id_ in self._candidates(selection) if matches(facts[id_], selection)]
+        end = None if selection.limit is None else selection.offset + selection.limit
+        return sort_facts(found, selection.order, selection.decode)[selection.offset : end]
+
+    async def count(self, selection: Selection) -> int:
+        facts = self._data.facts
+        return sum(matches(facts[id_], selection) for id_ in self._candidates(selection))
+
+    def _candidates(self, selection: Selection) -> Iterable[str]:
+        """The ids of the smallest set known to hold all matches."""
+        data = self._data
+        sets: list[Iterable[str]] = []
+        if selection.typename is not None:
+            if selection.predicate is not None:
+                for range_ in selection.predicate.ranges:
+                    if range_.path in selection.indexed:
+                        return self._in_range(selection.typename, range_)
+            sets.append(data.by_type.get(selection.typename, ()))
+        if not isinstance(selection.session_id, Unset):
+            sets.append(data.by_session.get(selection.session_id, ()))
+        return min(sets, key=len, default=data.facts)  # type: ignore[arg-type]
+
+    def _in_range(self, typename: str, range_: Range) -> list[str]:
+        values = self._data.by_field.get((typename, range_.path), {})
+        if range_.low == range_.high:
+            return list(values.get((range_.kind, range_.low), ()))
+        return [
+            id_
+            for (kind, key), ids in values.items()
+            if kind == range_.kind
+            and (range_.low is None or key >= range_.low)
+            and (range_.high is None or key <= range_.high)
+            for id_ in ids
+        ]
+
+    async def position(self, session_id: str | None) -> Position:
+        data = self._data
+        head, redo = data.heads.get(session_id, (0, 0))
+        return Position(head, redo, data.generation, bool(data.claims))
+
+    async def entries(self, seqs: Sequence[int]) -> dict[int, Entry]:
+        entries = self._data.entries
+        return {seq: entries[seq] for seq in seqs if seq in entries}
+
+    async def line(self, seq: int, *, above: int = 0, limit: int | None = None) -> list[Entry]:
+        found: list[Entry] = []
+        while seq > above and (limit is None or len(found) < limit):
+            entry = self._data.entries[seq]
+            found.append(entry)
+            seq = entry.parent
+        return found
+
+    async def history(
+        self,
+        *,
+        session_id: str | None | Unset = UNSET,
+        fact_id: str | None = None,
+        mark: str | None = None,
+        before: int | None = None,
+        limit: int | None = None,
+    ) -> list[Entry]:
+        entries = self._data.entries
+        seqs: Iterable[int] = self._data.by_fact.get(fact_id, []) if fact_id is not None else list(entries)
+        found: list[Entry] = []
+        for seq in reversed(list(seqs)):
+            entry = entries[seq]
+            if limit is not None and len(found) >= limit:
+                break
+            if (
+                (before is None or seq < before)
+                and (isinstance(session_id, Unset) or entry.session_id == session_id)
+                and (mark is None or entry.mark == mark)
+            ):
+                found.append(entry)
+        return found
+
+    async def savepoint(self, session_id: str | None, name: str) -> int | None:
+        return self._data.savepoints.get((session_id, name))
+
+    async def record(self, collection: str, key: str) -> bytes | None:
+        return self._data.records.get(collection, {}).get(key)
+
+    async def scan(
+        self,
+        collection: str,
+        *,
+        start: str | None = None,
+        end: str | None = None,
+        limit: int | None = None,
+        reverse: bool = False,
+    ) -> list[Record]:
+        keys = self._data.record_keys.get(collection, [])
+        low = 0 if start is None else bisect_left(keys, start)
+        high = len(keys) if end is None else bisect_left(keys, end)
+        chosen = keys[low:high]
+        if reverse:
+            chosen.reverse()
+        records = self._data.records[collection] if chosen else {}
+        return [Record(key, records[key]) for key in chosen[:limit]]
+
+    async def claims(self, keys: Sequence[str] | None = None) -> list[Claim]:
+        claims = self._data.claims
+        return list(claims.values()) if keys is None else [claims[key] for key in keys if key in claims]
+
+    async def definitions(self) -> dict[str, str]:
+        return dict(self._data.definitions)
+
+    async def reindex(
+        self, typename: str, compute: Callable[[StoredFact], tuple[str | None, tuple[IndexEntry, ...]]]
+    ) -> None:
+        data = self._data
+        described = {
+            (id_, version): compute(fact)
+            for id_, versions in data.versions.items()
+            for version, fact in versions.items()
+            if fact.type == typename
+        }
+        places: dict[str, str] = {}
+        for fact in sorted(data.facts.values(), key=lambda fact: fact.ordinal):
+            place = described.get((fact.id, fact.version), (None, ()))[0]
+            if place is not None and places.setdefault(place, fact.id) != fact.id:
+                raise two_facts_in(place, places[place], fact.id)
+
+        def lay_down() -> None:
+            current = [fact for fact in data.facts.values() if fact.type == typename]
+            for fact in current:
+                data.take_out(fact)
+            for (id_, version), (place, index) in described.items():
+                data.versions[id_][version] = data.versions[id_][version]._replace(singleton=place)
+                data.index[id_, version] = index
+            for fact in current:
+                data.put_in(data.versions[fact.id][fact.version])
+
+        self._staged.append(lay_down)
+
+    async def write(self, batch: Batch) -> int:
+        seq = 0
+        if batch.entry is not None:
+            seq = self._seq_used = self._next_seq
+        changes = batch.changes if batch.restores else number(batch.changes, seq)
+        self._check_places(changes)
+        self._staged.append(lambda: self._lay_down(batch, changes, seq))
+        return seq
+
+    def _check_places(self, changes: Sequence[FactChange]) -> None:
+        """The uniqueness that a database would enforce by an index."""
+        places = self._data.places
+        leaving = {change.fact_id for change in changes}
+        taken: dict[str, str] = {}
+        for change in changes:
+            after = change.after
+            if after is None or after.singleton is None:
+                continue
+            other = taken.setdefault(after.singleton, after.id)
+            if other == after.id:
+                other = places.get(after.singleton, after.id)
+                if other in leaving:
+                    continue
+            if other != after.id:
+                raise two_facts_in(after.singleton, other, after.id)
+
+    def _lay_down(self, batch: Batch, changes: Sequence[FactChange], seq: int) -> None:
+        data = self._data
+        for change in changes:
+            if change.before is not None:
+                data.take_out(change.before)
+        for change in changes:
+            after = change.after
+            if after is None:
+                continue
+            if batch.restores:
+                after = data.versions[after.id][after.version]
+            else:
+                data.versions.setdefault(after.id, {})[after.version] = after
+                if change.fields:
+                    data.index[after.id, after.version] = change.fields
+            data.put_in(after)
+        if batch.entry is not None:
+            new = batch.entry
+            head = seq if new.head is None else new.head
+            data.entries[seq] = Entry(
+                seq,
+                new.session_id,
+                new.parent,
+                head,
+                new.operation.value,
+                new.actor,
+                new.reason,
+                new.mark,
+                new.ts,
+                versions_of(changes),
+            )
+            for change in changes:
+                data.by_fact[change.fact_id].append(seq)
+            data.heads[new.session_id] = (head, new.redo)
+        if batch.savepoint is not None:
+            data.savepoints[batch.savepoint.session_id, batch.savepoint.name] = batch.savepoint.seq
+        for record in batch.records:
+            data.put_record(record)
+        if batch.definitions:
+            data.definitions.update(batch.definitions)
+            data.generation += 1
+        if batch.drop_claims_of is not None:
+            data.claims = {key: claim for key, claim in data.claims.items() if claim.owner != batch.drop_claims_of}
+        for claim in batch.claims:
+            data.claims[claim.key] = claim
+
+    def lay_down(self) -> int:
+        """Do what was staged; returns the last seq that is in use then."""
+        for step in self._staged:
+            step()
+        return self._seq_used
+
+
+def number(changes: Sequence[FactChange], seq: int) -> list[FactChange]:
+    """Give facts that have none their ordinal."""
+    return [
+        change._replace(after=change.after._replace(ordinal=ordinal(seq, place)))
+        if change.after is not None and change.after.ordinal < 0
+        else change
+        for place, change in enumerate(changes)
+    ]
+
+
+def versions_of(changes: Iterable[FactChange]) -> tuple[ChangedVersions, ...]:
+    return tuple(
+        ChangedVersions(
+            change.fact_id,
+            change.before.version if change.before else 0,
+            change.after.version if change.after else 0,
+        )
+        for change in changes
+    )
+
+
+def two_facts_in(place: str, first: str, second: str) -> ConflictError:
+    return ConflictError(f"facts {first!r} and {second!r} would have the same singleton value ({place})", fact_id=first)
+
+
+class InMemoryStorage:
+    """Storage in memory, for tests, notebooks and short-lived agents.
+
+    May be shared by threads and by several stores. A forked process goes on with a copy of its own.
+    """
+
+    is_async = False
+
+    def __init__(self) -> None:
+        self._namespaces: dict[str, _Namespace] = defaultdict(_Namespace)
+        self._lock = threading.RLock()
+        self._seq = 0
+        self._closed = False
+        renew_after_fork(self)
+
+    def after_fork(self) -> None:
+        self._lock = threading.RLock()
+
+    async def open(self) -> None:
+        self._check_open()
+
+    async def read(self, namespace: str, work: Work[T], *, snapshot: bool = False) -> T:
+        self._check_open()
+        with self._lock:
+            return await work(_MemoryTransaction(self._namespaces[namespace], 0))
+
+    async def write(self, namespace: str, work: Work[T]) -> T:
+        self._check_open()
+        with self._lock:
+            tx = _MemoryTransaction(self._namespaces[namespace], self._seq + 1)
+            result = await work(tx)
+            if tx._staged:
+                self._seq = tx.lay_down()
+            return result
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ClosedError("this InMemoryStorage was closed; what it held is gone, make a new one")
+
+    async def aclose(self) -> None:
+        self._closed = True
+        self._namespaces.clear()
+
+    def close(self) -> None:
+        """Forget everything."""
+        run(self.aclose())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class AsyncInMemoryStorage(InMemoryStorage):
+    """The same for an :class:`~memstate_core.AsyncMemoryStore`; it never waits."""
+
+    is_async = True
+
+    async def connect(self) -> None:
+        """Nothing to connect to; here so that storages can be exchanged."""
+        await self.open()
+
+    async def create_tables(self) -> None:
+        """Nothing to create; here so that storages can be exchanged."""
+        await self.open()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.aclose()
