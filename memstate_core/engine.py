@@ -7,6 +7,8 @@ event loop and no connection.
 
 from __future__ import annotations
 
+import contextlib
+import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -15,7 +17,7 @@ from pydantic import BaseModel
 
 from memstate_core._bridge import Runtime
 from memstate_core.commit import Committer, Plan
-from memstate_core.errors import ConflictError, ValidationFailed
+from memstate_core.errors import ConflictError, HookError, ValidationFailed
 from memstate_core.facts import (
     UNSET,
     Entry,
@@ -49,6 +51,9 @@ from memstate_core.schemas import Constraint, Definition, SchemaRegistry, check_
 
 OnConflict = Literal["raise", "keep"]
 ContextProvider = Callable[[], TransactionContext | None]
+
+
+logger = logging.getLogger("memstate")
 
 
 def now_utc() -> datetime:
@@ -113,7 +118,11 @@ class Engine:
             await self._publish_schemas()
         if not self._looked_for_doubt:
             self._looked_for_doubt = True
-            await self.recovery.heal_abandoned()
+            try:
+                await self.recovery.heal_abandoned()
+            except HookError:
+                # Reads do not need the index; a transaction on the facts in doubt tries again, and says so.
+                logger.warning("facts are still in doubt", exc_info=True)
 
     async def _publish_schemas(self) -> None:
         mine = {name: schema.definition for name in self._unsynced if (schema := self.registry.get(name))}
@@ -495,11 +504,14 @@ def seq_of(transaction: str | int | Transaction) -> int:
     return seq
 
 
-def timestamp(name: str, moment: datetime) -> str:
+def timestamp(name: str, moment: datetime | str) -> str:
     """ISO 8601 in UTC with microseconds, so that texts order as times do.
 
     :raises ValidationFailed: not an aware datetime.
     """
+    if isinstance(moment, str):  # as get() returns it
+        with contextlib.suppress(ValueError):
+            moment = datetime.fromisoformat(moment)
     if not isinstance(moment, datetime) or moment.tzinfo is None:
         raise ValidationFailed(f"{name} must be an aware datetime, such as datetime.now(UTC), not {moment!r}")
     return moment.astimezone(UTC).isoformat(timespec="microseconds")

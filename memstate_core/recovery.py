@@ -61,8 +61,11 @@ class Recovery:
     _by_name: dict[str, HookAdapter] = field(default_factory=dict)
 
     def add(self, hook: HookAdapter) -> None:
-        if hook.name in self._by_name:
-            raise ValueError(f"the store has a hook {hook.name!r} already; give one of them another name")
+        """Take a hook in; one whose name is taken gets a number, the same at every start."""
+        name, number = hook.name, 1
+        while hook.name in self._by_name:
+            number += 1
+            hook.name = f"{name}#{number}"
         self._by_name[hook.name] = hook
 
     async def heal_abandoned(self) -> Recovered:

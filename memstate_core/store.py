@@ -78,7 +78,6 @@ class StoreBase:
         """Let a hook take part in every transaction from now on.
 
         :raises TypeError: it is no hook, or an asynchronous one in a sync store.
-        :raises ValueError: the store has a hook of that name.
         """
         adapter = HookAdapter(hook)
         if adapter.is_async and not self._engine.runtime.is_async:

@@ -1,8 +1,10 @@
 """The tables of :mod:`memstate_core.storages.sqlite`, as an append-only list of numbered migrations.
 
 A fact's versions are rows of ``memstate_facts``, of which at most one is ``current``; undoing and redoing move that
-flag and copy nothing. ``memstate_transactions`` is the journal, a tree by ``parent``; its ``changes`` are
-``[[fact id, version before, version after], …]``. ``memstate_fields`` are the declared index entries.
+flag and copy nothing. ``memstate_transactions`` is the journal: a tree by ``parent``, and a list per session by
+``previous``; its ``changes`` are ``[[fact id, version before, version after], …]``. Which transactions changed a fact is
+told by ``made_by`` of its versions, and by ``memstate_touched`` for those that made no version of it.
+``memstate_fields`` are the declared index entries. Each index less is a page less that a commit writes.
 """
 
 from __future__ import annotations
@@ -27,7 +29,8 @@ MIGRATIONS: Final[list[tuple[str, ...]]] = [
             schema_version INTEGER NOT NULL,
             singleton TEXT,
             ordinal INTEGER NOT NULL,
-            has_fields INTEGER NOT NULL
+            has_fields INTEGER NOT NULL,
+            made_by INTEGER NOT NULL
         )
         """,
         "CREATE INDEX memstate_facts_by_id ON memstate_facts (namespace, id, current, version)",
@@ -64,6 +67,7 @@ MIGRATIONS: Final[list[tuple[str, ...]]] = [
             seq INTEGER PRIMARY KEY,
             namespace TEXT NOT NULL,
             session_id TEXT,
+            previous INTEGER NOT NULL,
             parent INTEGER NOT NULL,
             head INTEGER,
             operation TEXT NOT NULL,
@@ -74,7 +78,6 @@ MIGRATIONS: Final[list[tuple[str, ...]]] = [
             changes TEXT NOT NULL
         )
         """,
-        "CREATE INDEX memstate_transactions_by_session ON memstate_transactions (namespace, session_id, seq)",
         """
         CREATE INDEX memstate_transactions_by_mark ON memstate_transactions (namespace, mark, seq)
         WHERE mark IS NOT NULL
@@ -93,6 +96,7 @@ MIGRATIONS: Final[list[tuple[str, ...]]] = [
             session TEXT NOT NULL,
             head INTEGER NOT NULL,
             redo INTEGER NOT NULL,
+            latest INTEGER NOT NULL,
             PRIMARY KEY (namespace, session)
         ) WITHOUT ROWID
         """,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from bisect import bisect_left, insort
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
@@ -24,6 +23,7 @@ from memstate_core.filters import Range, sort_facts
 from memstate_core.intents import matches
 from memstate_core.protocols import Batch, Claim, Position, Record, RecordWrite, Selection, Work
 from memstate_core.storages._forks import renew_after_fork
+from memstate_core.storages._locks import Exclusive
 from memstate_core.storages._ordinals import ordinal
 
 T = TypeVar("T")
@@ -330,7 +330,11 @@ class _MemoryTransaction:
 def number(changes: Sequence[FactChange], seq: int) -> list[FactChange]:
     """Give facts that have none their ordinal."""
     return [
-        change._replace(after=change.after._replace(ordinal=ordinal(seq, place)))
+        FactChange(
+            change.before,
+            StoredFact._make((*change.after[:-1], ordinal(seq, place))),  # _replace takes ten times as long
+            change.fields,
+        )
         if change.after is not None and change.after.ordinal < 0
         else change
         for place, change in enumerate(changes)
@@ -362,13 +366,13 @@ class InMemoryStorage:
 
     def __init__(self) -> None:
         self._namespaces: dict[str, _Namespace] = defaultdict(_Namespace)
-        self._lock = threading.RLock()
+        self._lock = Exclusive()
         self._seq = 0
         self._closed = False
         renew_after_fork(self)
 
     def after_fork(self) -> None:
-        self._lock = threading.RLock()
+        self._lock = Exclusive()
 
     async def open(self) -> None:
         self._check_open()
