@@ -152,9 +152,11 @@ class Block:
             lambda space: space.tx.scan(collection, start=start, end=end, limit=wide, reverse=reverse)
         )
         merged = {record.key: record.value for record in stored if record.key not in mine}
-        for key, value in mine.items():
-            if value is not None and (start is None or key >= start) and (end is None or key < end):
-                merged[key] = value
+        merged |= {
+            key: value
+            for key, value in mine.items()
+            if value is not None and (start is None or key >= start) and (end is None or key < end)
+        }
         return [Record(key, merged[key]) for key in sorted(merged, reverse=reverse)][:limit]
 
     # Savepoints
@@ -180,7 +182,7 @@ class Block:
     async def commit(self) -> None:
         """Carry everything out as one transaction.
 
-        :raises BusyError: another transaction changed what this one read or was told; running the block again may succeed.
+        :raises BusyError: another transaction changed what this one read or was told; run the block again.
         """
         self._state = "ended"
         if not self._intents and not self._records:

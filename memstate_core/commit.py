@@ -2,9 +2,9 @@
 
 With hooks, storage decides. *Prepare* computes the changes and lets the hooks embed; *claim* takes the facts in
 a short storage transaction; *apply* tells the hooks; *decide* writes facts, journal and head and drops the claims in
-one storage transaction, which is the commit. When anything fails, the hooks are given the committed state again; where even that
-fails the claims stay, and the facts are in doubt until :mod:`memstate_core.recovery` has healed them. This is
-two-phase commit with the storage as the last resource, as in ``transaction`` and ``zope.sqlalchemy``.
+one storage transaction, which is the commit. When anything fails, the hooks are given the committed state again; where
+even that fails the claims stay, and the facts are in doubt until :mod:`memstate_core.recovery` has healed them. This
+is two-phase commit with the storage as the last resource, as in ``transaction`` and ``zope.sqlalchemy``.
 """
 
 from __future__ import annotations
@@ -214,7 +214,10 @@ class Committer:
         started: Sequence[tuple[HookAdapter, list[Change]]],
         error: BaseException,
     ) -> None:
-        """Give the hooks that were told the committed state again; a failure leaves the claims and is noted on ``error``."""
+        """Give the hooks that were told the committed state again.
+
+        A failure leaves the claims, and is noted on ``error``.
+        """
         failed: list[str] = []
         committed = None
         try:

@@ -16,6 +16,7 @@ from typing import Any, Literal
 from pydantic import BaseModel
 
 from memstate_core._bridge import Runtime
+from memstate_core.changes import Images, images_of, to_transaction
 from memstate_core.commit import Committer, Plan
 from memstate_core.errors import ConflictError, HookError, ValidationFailed
 from memstate_core.facts import (
@@ -33,7 +34,6 @@ from memstate_core.facts import (
 )
 from memstate_core.filters import compile_filter, compile_order
 from memstate_core.hooks._adapter import HookAdapter
-from memstate_core.changes import Images, images_of, to_transaction
 from memstate_core.intents import Intent, Patch, Put, Remove, Workspace
 from memstate_core.protocols import (
     Batch,

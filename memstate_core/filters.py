@@ -124,8 +124,8 @@ def index_key(value: Any) -> tuple[int, str | int | float]:
                 return kind, float("inf") if value > 0 else float("-inf")
         return kind, value
     text = value if kind == STRING else canonical(value)
-    # Some databases end a text at a NUL and all dislike long keys. What is cut ends in U+0001: that keeps the order, and
-    # a text that is whole can only equal another whole one.
+    # Some databases end a text at a NUL and all dislike long keys. What is cut ends in U+0001: that keeps the order,
+    # and a text that is whole can only equal another whole one.
     head, nul, _ = text[: INDEXED_LENGTH + 1].partition("\0")
     return kind, head[:INDEXED_LENGTH] + _CUT if nul or len(head) > INDEXED_LENGTH else head
 

@@ -61,7 +61,8 @@ class Selection:
 class NewEntry(NamedTuple):
     """A transaction to be recorded; storage gives it its seq. See :class:`~memstate_core.facts.Entry`.
 
-    ``head`` is where the session's head goes; None: to the new transaction itself. ``redo`` is the session's new redo target.
+    ``head`` is where the session's head goes; None: to the new transaction itself. ``redo`` is the session's new redo
+    target.
     """
 
     session_id: str | None
@@ -226,8 +227,8 @@ Work = Callable[[StorageTransaction], Awaitable[T]]
 class Storage(Protocol):
     """Where facts, journal, records and claims live.
 
-    A ``work`` is a coroutine function that awaits nothing but the methods of the transaction it is given. A storage whose
-    conflicts are found late (optimistic ones) may call it again; it therefore has no effects of its own.
+    A ``work`` is a coroutine function that awaits nothing but the methods of the transaction it is given. A storage
+    whose conflicts are found late (optimistic ones) may call it again; it therefore has no effects of its own.
     """
 
     is_async: bool

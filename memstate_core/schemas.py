@@ -183,7 +183,7 @@ class Schema:
         _reject_non_finite(self.typename, instance, raw)
         if raw[:1] != b"{":
             raise ValidationFailed(
-                f"{self.model.__name__} is dumped as {raw[:20].decode()}…; the model of a type must be dumped as a JSON object",
+                f"{self.model.__name__} is dumped as {raw[:20].decode()}…; a type's model must be dumped as an object",
                 typename=self.typename,
             )
         return raw.decode()
@@ -311,7 +311,8 @@ class SchemaRegistry:
             ) from error
         if not isinstance(upgraded, Mapping):
             raise ValidationFailed(
-                f"migrate of {stored.type!r} returned {type(upgraded).__name__} for fact {stored.id!r}; return the new payload",
+                f"migrate of {stored.type!r} returned {type(upgraded).__name__} for fact {stored.id!r}; "
+                "return the new payload",
                 typename=stored.type,
             )
         return dict(upgraded)
@@ -408,7 +409,8 @@ def _payload_path(typename: str, model: type[BaseModel], path: str) -> str:
         if info is None:
             if part not in at.model_computed_fields and at.model_config.get("extra") != "allow":
                 raise ValidationFailed(
-                    f"{at.__name__} has no field {part!r} (in {path!r} for {typename!r}); it has {', '.join(at.model_fields)}",
+                    f"{at.__name__} has no field {part!r} (in {path!r} for {typename!r}); "
+                    f"it has {', '.join(at.model_fields)}",
                     typename=typename,
                     path=path,
                 )
@@ -478,7 +480,8 @@ def _find_unstorable(value: Any, at: tuple[str, ...]) -> tuple[str, str] | None:
             value.decode()
         except UnicodeDecodeError:
             return path, (
-                "bytes that are not UTF-8 text; set ser_json_bytes='base64' and val_json_bytes='base64' in the model's config"
+                "bytes that are not UTF-8 text; set ser_json_bytes='base64' and val_json_bytes='base64' "
+                "in the model's config"
             )
     if isinstance(value, BaseModel):
         value = value.__dict__

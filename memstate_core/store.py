@@ -106,8 +106,8 @@ class StoreBase:
 
         :param constraint: which facts exclude each other, and whether they can be changed.
         :param index: payload fields (dotted paths) that queries filter on; singleton keys are indexed by themselves.
-        :param migrate: ``migrate(payload)`` or ``migrate(payload, version)`` returns an older payload in today's form; it is
-            applied whenever such a fact is read, and for good by :meth:`migrate_facts`.
+        :param migrate: ``migrate(payload)`` or ``migrate(payload, version)`` returns an older payload in today's form;
+            it is applied whenever such a fact is read, and for good by :meth:`migrate_facts`.
         :param version: the version of the payload's form; raise it together with ``migrate``.
         :raises ValidationFailed: the model, or a field that is named, does not exist.
         """
@@ -318,7 +318,10 @@ class MemoryStore(StoreBase):
         return result
 
     def migrate_facts(self, typename: str | None = None, actor: str | None = None, reason: str | None = None) -> int:
-        """Rewrite the facts whose schema has a newer version, in one transaction of the long-term line; returns how many."""
+        """Rewrite the facts whose schema has a newer version; returns how many.
+
+        One transaction, which the history of the long-term line records.
+        """
         engine = self._use()
         result: int = run(engine.do(self._migration(typename), Operation.MIGRATE, actor, reason))
         return result

@@ -2,14 +2,17 @@
 
 A fact's versions are rows of ``memstate_facts``, of which at most one is ``current``; undoing and redoing move that
 flag and copy nothing. ``memstate_transactions`` is the journal: a tree by ``parent``, and a list per session by
-``previous``; its ``changes`` are ``[[fact id, version before, version after], …]``. Which transactions changed a fact is
-told by ``made_by`` of its versions, and by ``memstate_touched`` for those that made no version of it.
+``previous``; its ``changes`` are ``[[fact id, version before, version after], …]``. Which transactions changed a fact
+is told by ``made_by`` of its versions, and by ``memstate_touched`` for those that made no version of it.
 ``memstate_fields`` are the declared index entries. Each index less is a page less that a commit writes.
 """
 
 from __future__ import annotations
 
+import sqlite3
 from typing import Final
+
+from memstate_core.errors import StorageError
 
 MIGRATIONS: Final[list[tuple[str, ...]]] = [
     (
@@ -144,3 +147,33 @@ MIGRATIONS: Final[list[tuple[str, ...]]] = [
         """,
     ),
 ]
+
+
+def migrate(connection: sqlite3.Connection, path: str) -> None:
+    """Bring the tables to the newest migration, once, whoever of many processes comes first."""
+    sql = "SELECT count(*) FROM sqlite_master WHERE type = 'table' AND name = 'memstate_migrations'"
+
+    def applied() -> int:
+        if not connection.execute(sql).fetchone()[0]:
+            return 0
+        number: int = connection.execute("SELECT coalesce(max(number), 0) FROM memstate_migrations").fetchone()[0]
+        return number
+
+    if applied() < len(MIGRATIONS):
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            connection.execute("CREATE TABLE IF NOT EXISTS memstate_migrations (number INTEGER PRIMARY KEY)")
+            for number, statements in enumerate(MIGRATIONS[applied() :], start=applied() + 1):
+                for statement in statements:
+                    connection.execute(statement)
+                connection.execute("INSERT INTO memstate_migrations (number) VALUES (?)", (number,))
+            connection.execute("COMMIT")
+        except BaseException:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            raise
+    if applied() > len(MIGRATIONS):
+        raise StorageError(
+            f"{path} was written by a newer MemState (migration {applied()}, this one knows {len(MIGRATIONS)}); "
+            "upgrade memstate"
+        )

@@ -1,0 +1,73 @@
+"""The SQL that every transaction runs, written out once so that SQLite compiles it once."""
+
+from __future__ import annotations
+
+from typing import Final
+
+FACT: Final = "id, type, payload, source, session_id, ts, version, ephemeral, schema_version, singleton, ordinal"
+FACT_OF_F: Final = ", ".join(f"f.{name}" for name in FACT.split(", "))
+ENTRY: Final = "t.seq, t.session_id, t.parent, t.head, t.operation, t.actor, t.reason, t.mark, t.ts, t.changes"
+
+SELECT_FACT: Final = f"SELECT {FACT} FROM memstate_facts WHERE namespace = ? AND id = ? AND current = 1"
+SELECT_VERSION: Final = (
+    f"SELECT {FACT} FROM memstate_facts WHERE namespace = ? AND id = ? AND current IN (0, 1) AND version = ?"
+)
+SELECT_HOLDER: Final = f"SELECT {FACT} FROM memstate_facts WHERE namespace = ? AND singleton = ? AND current = 1"
+SELECT_LATEST: Final = "SELECT max(version) FROM memstate_facts WHERE namespace = ? AND id = ? AND current = ?"
+SELECT_POSITION: Final = """
+    SELECT coalesce(s.head, 0), coalesce(s.redo, 0), coalesce(g.generation, 0),
+           EXISTS (SELECT 1 FROM memstate_claims WHERE namespace = ?1)
+    FROM (SELECT 1)
+    LEFT JOIN memstate_sessions s ON s.namespace = ?1 AND s.session = ?2
+    LEFT JOIN memstate_generations g ON g.namespace = ?1
+"""
+SELECT_LINE: Final = f"""
+    WITH RECURSIVE line (seq, parent, place) AS (
+        SELECT seq, parent, 1 FROM memstate_transactions WHERE seq = ?1 AND namespace = ?4 AND seq > ?2
+        UNION ALL
+        SELECT t.seq, t.parent, place + 1 FROM line JOIN memstate_transactions t ON t.seq = line.parent
+        WHERE t.seq > ?2 AND place < ?3
+    )
+    SELECT {ENTRY} FROM line CROSS JOIN memstate_transactions t ON t.seq = line.seq ORDER BY line.place
+"""
+INSERT_FACT: Final = f"""
+    INSERT INTO memstate_facts (namespace, current, has_fields, made_by, {FACT}) VALUES (?, 1, ?, ?{", ?" * 11})
+"""
+INSERT_FIELD: Final = """
+    INSERT INTO memstate_fields (row, path, namespace, type, kind, value, ordinal, current)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+"""
+CHANGED_BY: Final = """
+    SELECT made_by AS seq FROM memstate_facts WHERE namespace = ?1 AND id = ?2
+    UNION SELECT seq FROM memstate_touched WHERE namespace = ?1 AND fact_id = ?2
+"""
+RETIRE: Final = "UPDATE memstate_facts SET current = 0 WHERE namespace = ? AND id = ? AND current = 1"
+RESTORE: Final = "UPDATE memstate_facts SET current = 1 WHERE namespace = ? AND id = ? AND current = 0 AND version = ?"
+INSERT_TRANSACTION: Final = """
+    INSERT INTO memstate_transactions
+        (namespace, session_id, previous, parent, head, operation, actor, reason, mark, ts, changes)
+    VALUES (
+        ?1, ?2, coalesce((SELECT latest FROM memstate_sessions WHERE namespace = ?1 AND session = ?3), 0),
+        ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11
+    )
+"""
+INSERT_TOUCHED: Final = "INSERT INTO memstate_touched (namespace, fact_id, seq) VALUES (?, ?, ?)"
+MOVE_HEAD: Final = """
+    INSERT INTO memstate_sessions (namespace, session, head, redo, latest) VALUES (?, ?, ?, ?, ?)
+    ON CONFLICT (namespace, session) DO UPDATE SET head = excluded.head, redo = excluded.redo, latest = excluded.latest
+"""
+SELECT_OF_SESSION: Final = f"""
+    WITH RECURSIVE past (seq, place) AS (
+        SELECT CASE
+            WHEN ?3 IS NOT NULL AND EXISTS (
+                SELECT 1 FROM memstate_transactions WHERE seq = ?3 AND namespace = ?1 AND session_id IS ?5
+            ) THEN (SELECT previous FROM memstate_transactions WHERE seq = ?3)
+            ELSE coalesce((SELECT latest FROM memstate_sessions WHERE namespace = ?1 AND session = ?2), 0)
+        END, 1
+        UNION ALL
+        SELECT t.previous, place + (?3 IS NULL OR t.seq < ?3)
+        FROM past JOIN memstate_transactions t ON t.seq = past.seq WHERE place < ?4
+    )
+    SELECT {ENTRY} FROM past CROSS JOIN memstate_transactions t ON t.seq = past.seq
+    WHERE ?3 IS NULL OR t.seq < ?3 ORDER BY t.seq DESC LIMIT ?4
+"""
