@@ -18,7 +18,7 @@ from memstate_core.errors import BusyError, ClosedError, NotFoundError, Validati
 from memstate_core.facts import Fact, Operation, StoredFact, Unset, transaction_id
 from memstate_core.intents import Discard, Intent, Promote, Put, Workspace
 from memstate_core.protocols import Record, RecordWrite, Selection, StorageTransaction
-from memstate_core.schemas import check_identifier
+from memstate_core.values import check_identifier
 
 T = TypeVar("T")
 

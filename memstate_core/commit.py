@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from memstate_core._bridge import Interruption, Runtime
@@ -24,10 +24,7 @@ from memstate_core.owners import is_gone, new_owner
 from memstate_core.protocols import (
     Batch,
     Claim,
-    NewEntry,
     Position,
-    RecordWrite,
-    Savepoint,
     Storage,
     StorageTransaction,
 )
@@ -37,26 +34,22 @@ T = TypeVar("T")
 
 @dataclass(slots=True)
 class Plan:
-    """What a transaction comes to. ``result`` is what the caller gets; ``moves``: it depends on the head."""
+    """What a transaction comes to: the batch to write, where its session stood, and what the caller gets."""
 
     position: Position
     result: Any
-    session_id: str | None = None
-    entry: NewEntry | None = None
-    changes: Sequence[FactChange] = ()
-    moves: bool = False
-    savepoint: Savepoint | None = None
-    records: Sequence[RecordWrite] = ()
+    session_id: str | None
+    batch: Batch
     seq: int = 0
 
-    def batch(self) -> Batch:
-        return Batch(
-            entry=self.entry,
-            changes=self.changes,
-            restores=self.moves,
-            savepoint=self.savepoint,
-            records=self.records,
-        )
+    @property
+    def changes(self) -> Sequence[FactChange]:
+        return self.batch.changes
+
+    @property
+    def moves(self) -> bool:
+        """Whether it moves the head, and so depends on where the head is."""
+        return self.batch.restores
 
     def claim_keys(self) -> list[str]:
         """The keys that the transaction must own while hooks are told."""
@@ -134,7 +127,7 @@ class Committer:
             plan = await planner(tx)
             if plan.position.claimed:
                 await refuse_held(tx, [*plan.claim_keys(), plan.session_key()])
-            plan.seq = await tx.write(plan.batch())
+            plan.seq = await tx.write(plan.batch)
             return plan
 
         return await self.storage.write(self.namespace, work)
@@ -189,11 +182,10 @@ class Committer:
             position = await tx.position(plan.session_id)
             if position.generation != plan.position.generation or (plan.moves and position.head != plan.position.head):
                 raise Stale
-            batch = plan.batch()
-            if batch.entry is not None and not plan.moves:
-                batch.entry = batch.entry._replace(parent=position.head)
-            batch.drop_claims_of = owner
-            return await tx.write(batch)
+            entry = plan.batch.entry
+            if entry is not None and not plan.moves:
+                entry = entry._replace(parent=position.head)
+            return await tx.write(replace(plan.batch, entry=entry, drop_claims_of=owner))
 
         plan.seq = await self.storage.write(self.namespace, work)
         return plan

@@ -47,7 +47,8 @@ from memstate_core.protocols import (
     StorageTransaction,
 )
 from memstate_core.recovery import Drift, Recovery
-from memstate_core.schemas import Constraint, Definition, SchemaRegistry, check_identifier, check_text, describe
+from memstate_core.schemas import Constraint, Definition, SchemaRegistry, describe
+from memstate_core.values import check_identifier, check_text
 
 OnConflict = Literal["raise", "keep"]
 ContextProvider = Callable[[], TransactionContext | None]
@@ -295,10 +296,8 @@ class Engine:
             if check is not None:
                 check(space, results)
             changes = space.changes()
-            entry = None
-            if changes:
-                entry = NewEntry(line, operation, actor, reason, mark, ts, position.head)
-            return Plan(position, results, line, entry, changes, records=records)
+            entry = NewEntry(line, operation, actor, reason, mark, ts, position.head) if changes else None
+            return Plan(position, results, line, Batch(entry, changes, records=records))
 
         return await self.committer.commit(planner)
 
@@ -320,7 +319,7 @@ class Engine:
         async def planner(tx: StorageTransaction) -> Plan:
             position = await tx.position(session_id)
             savepoint = Savepoint(session_id, name, position.head)
-            return Plan(position, transaction_id(position.head), session_id, savepoint=savepoint)
+            return Plan(position, transaction_id(position.head), session_id, Batch(savepoint=savepoint))
 
         result: str | None = (await self.committer.commit(planner)).result
         return result
@@ -514,7 +513,9 @@ def timestamp(name: str, moment: datetime | str) -> str:
             moment = datetime.fromisoformat(moment)
     if not isinstance(moment, datetime) or moment.tzinfo is None:
         raise ValidationFailed(f"{name} must be an aware datetime, such as datetime.now(UTC), not {moment!r}")
-    return moment.astimezone(UTC).isoformat(timespec="microseconds")
+    if moment.tzinfo is not UTC:
+        moment = moment.astimezone(UTC)
+    return moment.isoformat(timespec="microseconds")
 
 
 def check_count(name: str, value: Any, *, optional: bool = False) -> None:

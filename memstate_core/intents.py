@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from memstate_core.errors import ConflictError, ImmutableError, NotFoundError, ValidationFailed
 from memstate_core.facts import UNSET, FactChange, IndexEntry, StoredFact, Unset
 from memstate_core.filters import Predicate, sort_facts
 from memstate_core.protocols import Selection, StorageTransaction
-from memstate_core.schemas import NO_DEFINITION, Definition, SchemaRegistry, describe, merge
+from memstate_core.schemas import NO_DEFINITION, Definition, SchemaRegistry, describe
+from memstate_core.values import merge
 
 Selector = Callable[[dict[str, Any]], Any]
 
@@ -194,8 +195,7 @@ async def _check_place(space: Workspace, fact_id: str, place: str | None) -> Non
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Put:
+class Put(NamedTuple):
     """Commit a fact: a new one, or an update of the one with its id or singleton place.
 
     ``generated`` says that the id was just made, so that no fact can have it.

@@ -20,8 +20,8 @@ from memstate_core.facts import (
     transaction_id,
     transaction_seq,
 )
-from memstate_core.protocols import Position, StorageTransaction
-from memstate_core.schemas import check_identifier
+from memstate_core.protocols import Batch, Position, StorageTransaction
+from memstate_core.values import check_identifier
 
 Target = str | datetime | Transaction
 
@@ -221,7 +221,7 @@ async def _move(
         route: Route = await router(tx, position)
         path = [*route.up, *route.down]
         if not path:
-            return Plan(position, Moved(), session_id)
+            return Plan(position, Moved(), session_id, Batch())
         facts = await tx.facts(touched(path))
         move = plan_move(route.up, route.down, {id_: fact.version for id_, fact in facts.items()})
         images = await tx.versions(images_of(path))
@@ -240,7 +240,7 @@ async def _move(
         undone, redone = (
             [engine.transaction(entry, images) for entry in entries] for entries in (route.up, route.down)
         )
-        return Plan(position, Moved(undone, redone, kept), session_id, entry, changes, moves=True)
+        return Plan(position, Moved(undone, redone, kept), session_id, Batch(entry, changes, restores=True))
 
     plan = await engine.committer.commit(planner)
     moved: Moved = plan.result

@@ -5,22 +5,25 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
-import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any, Final, Literal, NamedTuple
 
 from pydantic import BaseModel, ValidationError
-from pydantic_core import PydanticSerializationError, from_json, to_json
+from pydantic_core import from_json, to_json
 
 from memstate_core.errors import NotFoundError, ValidationFailed
 from memstate_core.facts import IndexEntry, StoredFact
 from memstate_core.filters import MISSING, canonical, index_entries, lookup, split_path
+from memstate_core.values import (
+    check_identifier,
+    json_of,
+    may_hide_non_finite,
+    not_an_object,
+    reject_non_finite,
+    unstorable,
+)
 
-# Pydantic's JSON parser reads this many levels and no more.
-MAX_DEPTH: Final = 200
-MAX_DIGITS: Final = 4300
-IDENTIFIER_LENGTH: Final = 512
 _SINGLETON_LENGTH: Final = 400
 
 Migrate = Callable[..., Mapping[str, Any]]
@@ -113,16 +116,21 @@ def describe(
     return place_of(definition, typename, payload, session_id), index_entries(payload, definition.indexed)
 
 
-@dataclass(frozen=True, slots=True)
 class Schema:
     """One registration, with what follows from it."""
 
-    typename: str
-    model: type[BaseModel]
-    constraint: Constraint
-    definition: Definition
-    migrate: Migrate | None
-    computed: frozenset[str] = field(default_factory=frozenset)
+    __slots__ = ("_computed", "_dump_json", "_validate_json", "definition", "migrate", "model", "typename")
+
+    def __init__(self, typename: str, model: type[BaseModel], definition: Definition, migrate: Migrate | None) -> None:
+        self.typename = typename
+        self.model = model
+        self.definition = definition
+        self.migrate = migrate
+        model.model_rebuild()  # resolves forward references now, and not at the first commit
+        self._validate_json = model.__pydantic_validator__.validate_json
+        self._dump_json = model.__pydantic_serializer__.to_json
+        # A computed field is dumped but is no input; a model that forbids extra fields would refuse its own dump.
+        self._computed = frozenset(_computed_names(model))
 
     def encode(self, payload: Mapping[str, Any]) -> str:
         """Validate plain data; the JSON text to be stored.
@@ -130,43 +138,30 @@ class Schema:
         :raises ValidationFailed: it does not fit the model, or is not JSON.
         """
         if not isinstance(payload, Mapping):
-            raise ValidationFailed(
-                f"the payload of a {self.typename!r} must be a dict, not {type(payload).__name__}",
-                typename=self.typename,
-            )
-        return self._dump(self._validate(_to_json(self.typename, dict(payload))))
+            raise not_an_object(self.typename, payload)
+        return self._text(self._instance(json_of(self.typename, dict(payload))))
 
     def encode_model(self, instance: BaseModel) -> str:
         """The same for an instance, which may have been changed or made without validation."""
-        try:
-            raw = instance.__pydantic_serializer__.to_json(instance, warnings="none")
-        except Exception as error:
-            raise _unserializable(self.typename, instance, error) from error
-        _reject_non_finite(self.typename, instance, raw)
-        return self._dump(self._validate(self._without_computed(raw)))
+        return self._text(self._instance(self._dumped(instance)))
 
     def load(self, payload: Mapping[str, Any]) -> BaseModel:
         """The typed instance of a stored payload."""
-        return self._validate(self._without_computed(to_json(payload)))
+        return self._instance(to_json(payload))
 
-    def _without_computed(self, raw: bytes) -> bytes:
-        # A computed field is dumped but is no input; a model that forbids extra fields would refuse its own dump.
-        if not self.computed:
-            return raw
-        return to_json({key: value for key, value in from_json(raw).items() if key not in self.computed})
-
-    def _validate(self, raw: bytes) -> BaseModel:
+    def _instance(self, raw: bytes) -> BaseModel:
+        if self._computed:
+            raw = to_json({key: value for key, value in from_json(raw).items() if key not in self._computed})
         try:
-            instance: BaseModel = self.model.__pydantic_validator__.validate_json(raw, by_alias=True, by_name=True)
+            instance: BaseModel = self._validate_json(raw, by_alias=True, by_name=True)
         except ValidationError as error:
-            first = error.errors(include_url=False, include_context=False)
-            where = ".".join(map(str, first[0]["loc"]))
+            problems = error.errors(include_url=False, include_context=False)
             raise ValidationFailed(
                 f"{self.typename!r} does not fit {self.model.__name__}: "
-                + "; ".join(f"{'.'.join(map(str, one['loc'])) or 'payload'}: {one['msg']}" for one in first),
+                + "; ".join(f"{_where(one) or 'payload'}: {one['msg']}" for one in problems),
                 typename=self.typename,
-                path=where or None,
-                errors=first,
+                path=_where(problems[0]) or None,
+                errors=problems,
             ) from error
         except Exception as error:
             raise ValidationFailed(
@@ -175,18 +170,30 @@ class Schema:
             ) from error
         return instance
 
-    def _dump(self, instance: BaseModel) -> str:
+    def _dumped(self, instance: BaseModel) -> bytes:
         try:
-            raw = instance.__pydantic_serializer__.to_json(instance, warnings="none")
+            if type(instance) is self.model:
+                raw = self._dump_json(instance)
+            else:
+                raw = instance.__pydantic_serializer__.to_json(instance)
         except Exception as error:
-            raise _unserializable(self.typename, instance, error) from error
-        _reject_non_finite(self.typename, instance, raw)
+            raise unstorable(self.typename, instance, error) from error
+        if may_hide_non_finite(raw):
+            reject_non_finite(self.typename, instance, raw)
+        return raw
+
+    def _text(self, instance: BaseModel) -> str:
+        raw = self._dumped(instance)
         if raw[:1] != b"{":
             raise ValidationFailed(
                 f"{self.model.__name__} is dumped as {raw[:20].decode()}…; a type's model must be dumped as an object",
                 typename=self.typename,
             )
         return raw.decode()
+
+
+def _where(problem: Mapping[str, Any]) -> str:
+    return ".".join(map(str, problem["loc"]))
 
 
 class SchemaRegistry:
@@ -231,7 +238,7 @@ class SchemaRegistry:
             indexed=tuple(_payload_path(typename, model, path) for path in index),
             schema_version=version,
         )
-        schema = Schema(typename, model, constraint, definition, migrate, frozenset(_computed_names(model)))
+        schema = Schema(typename, model, definition, migrate)
         previous = self._schemas.get(typename)
         if previous is not None:
             self._typenames[previous.model].remove(typename)
@@ -283,15 +290,13 @@ class SchemaRegistry:
                 typename=typename,
             )
         if not isinstance(payload, Mapping):
-            raise ValidationFailed(
-                f"the payload of a {typename!r} must be a dict, not {type(payload).__name__}", typename=typename
-            )
-        raw = _to_json(typename, dict(payload))
-        _reject_non_finite(typename, payload, raw)
+            raise not_an_object(typename, payload)
+        raw = json_of(typename, dict(payload))
+        reject_non_finite(typename, payload, raw)
         try:
             from_json(raw)  # refuses what could not be read back
         except ValueError as error:
-            raise _unserializable(typename, payload, error) from error
+            raise unstorable(typename, payload, error) from error
         return raw.decode()
 
     def decode(self, stored: StoredFact) -> dict[str, Any]:
@@ -340,53 +345,6 @@ class SchemaRegistry:
             ) from error
 
 
-def check_identifier(name: str, value: Any, *, optional: bool = False) -> None:
-    """Refuse what not every storage could keep as a key.
-
-    :raises ValidationFailed: not a string, empty, longer than 512 characters, or with a NUL or a lone surrogate.
-    """
-    if value is None and optional:
-        return
-    if not isinstance(value, str):
-        raise ValidationFailed(f"{name} must be a string{' or None' if optional else ''}, not {value!r}")
-    if not value:
-        raise ValidationFailed(f"{name} must not be empty{'; pass None for none' if optional else ''}")
-    if len(value) > IDENTIFIER_LENGTH:
-        raise ValidationFailed(f"{name} has {len(value)} characters; at most {IDENTIFIER_LENGTH} are allowed")
-    check_text(name, value)
-
-
-def check_text(name: str, value: Any) -> None:
-    """Refuse a text (or other than None or a text) that not every storage could keep exactly."""
-    if value is None:
-        return
-    if not isinstance(value, str):
-        raise ValidationFailed(f"{name} must be a string or None, not {value!r}")
-    if "\0" in value:
-        raise ValidationFailed(f"{name} contains a NUL character at position {value.index(chr(0))}; remove it")
-    if not value.isascii():
-        try:
-            value.encode()
-        except UnicodeEncodeError as error:
-            raise ValidationFailed(f"{name} contains a lone surrogate at position {error.start}; remove it") from error
-
-
-def merge(payload: Mapping[str, Any], patch: Mapping[str, Any], *, deep: bool) -> dict[str, Any]:
-    """The payload with a patch applied: at the top level, or as a JSON merge patch (RFC 7396)."""
-    merged = dict(payload)
-    for key, value in patch.items():
-        if not deep:
-            merged[key] = value
-        elif value is None:
-            merged.pop(key, None)
-        elif isinstance(value, Mapping):
-            below = merged.get(key)
-            merged[key] = merge(below if isinstance(below, Mapping) else {}, value, deep=True)
-        else:
-            merged[key] = value
-    return merged
-
-
 def _payload_path(typename: str, model: type[BaseModel], path: str) -> str:
     """A dotted path of fields as a path into the payload, which may have aliases in it."""
     if not isinstance(path, str) or not path:
@@ -428,71 +386,3 @@ def _computed_names(model: type[BaseModel]) -> Iterable[str]:
         yield name
         if info.alias:
             yield info.alias
-
-
-def _to_json(typename: str, payload: Mapping[str, Any]) -> bytes:
-    try:
-        return to_json(payload)
-    except Exception as error:
-        raise _unserializable(typename, payload, error) from error
-
-
-def _reject_non_finite(typename: str, value: Any, raw: bytes) -> None:
-    # Pydantic writes NaN and the infinities as null or by name; only a text with one of these can hide one.
-    if b"null" in raw or b"NaN" in raw or b"Infinity" in raw:
-        found = _find_unstorable(_plain(value), ())
-        if found is not None:
-            path, why = found
-            raise ValidationFailed(f"{typename!r}: {path}: {why}", typename=typename, path=path)
-
-
-def _unserializable(typename: str, value: Any, error: Exception) -> ValidationFailed:
-    found = _find_unstorable(_plain(value), ())
-    path, why = found if found is not None else (None, str(error))
-    return ValidationFailed(f"{typename!r}: {path or 'payload'}: {why}", typename=typename, path=path)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, BaseModel):
-        try:
-            return value.__pydantic_serializer__.to_python(value, warnings="none")
-        except (PydanticSerializationError, ValueError, RecursionError):
-            return value.__dict__
-    return value
-
-
-def _find_unstorable(value: Any, at: tuple[str, ...]) -> tuple[str, str] | None:
-    """The path of the first thing that JSON in UTF-8 cannot hold exactly, and why."""
-    path = ".".join(at) or "payload"
-    if len(at) > MAX_DEPTH:
-        return ".".join(at[:5]) + "…", f"nested deeper than {MAX_DEPTH} levels"
-    if isinstance(value, float) and not math.isfinite(value):
-        return path, f"{value} is not a number that JSON can hold; use None or leave it out"
-    if isinstance(value, int) and not isinstance(value, bool) and value.bit_length() > MAX_DIGITS * 3:
-        return path, f"an integer of more than {MAX_DIGITS} digits cannot be stored"
-    if isinstance(value, str):
-        try:
-            value.encode()
-        except UnicodeEncodeError as error:
-            return path, f"a lone surrogate at position {error.start} is not Unicode text; remove or replace it"
-    if isinstance(value, bytes):
-        try:
-            value.decode()
-        except UnicodeDecodeError:
-            return path, (
-                "bytes that are not UTF-8 text; set ser_json_bytes='base64' and val_json_bytes='base64' "
-                "in the model's config"
-            )
-    if isinstance(value, BaseModel):
-        value = value.__dict__
-    if isinstance(value, Mapping):
-        for key, item in value.items():
-            found = _find_unstorable(key, (*at, repr(key))) or _find_unstorable(item, (*at, str(key)))
-            if found is not None:
-                return found
-    elif isinstance(value, Sequence | set | frozenset) and not isinstance(value, str | bytes | bytearray):
-        for position, item in enumerate(value):
-            found = _find_unstorable(item, (*at, str(position)))
-            if found is not None:
-                return found
-    return None

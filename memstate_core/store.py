@@ -30,7 +30,8 @@ from memstate_core.intents import Discard, MigrateFacts, Promote, Selector
 from memstate_core.moves import Target
 from memstate_core.protocols import Record, Storage
 from memstate_core.recovery import Drift, Recovered
-from memstate_core.schemas import Constraint, Migrate, SchemaRegistry, check_identifier
+from memstate_core.schemas import Constraint, Migrate, SchemaRegistry
+from memstate_core.values import check_identifier
 
 Patch = Mapping[str, Any]
 Filters = Mapping[str, Any]

@@ -253,7 +253,8 @@ class _MemoryTransaction:
         if batch.entry is not None:
             seq = self._seq_used = self._next_seq
         changes = batch.changes if batch.restores else number(batch.changes, seq)
-        self._check_places(changes)
+        if any(change.after is not None and change.after.singleton is not None for change in changes):
+            self._check_places(changes)
         self._staged.append(lambda: self._lay_down(batch, changes, seq))
         return seq
 
@@ -293,21 +294,13 @@ class _MemoryTransaction:
         if batch.entry is not None:
             new = batch.entry
             head = seq if new.head is None else new.head
+            session_id, operation, actor, reason, mark, ts, parent, _, redo = new
             data.entries[seq] = Entry(
-                seq,
-                new.session_id,
-                new.parent,
-                head,
-                new.operation.value,
-                new.actor,
-                new.reason,
-                new.mark,
-                new.ts,
-                versions_of(changes),
+                seq, session_id, parent, head, operation.value, actor, reason, mark, ts, versions_of(changes)
             )
             for change in changes:
                 data.by_fact[change.fact_id].append(seq)
-            data.heads[new.session_id] = (head, new.redo)
+            data.heads[session_id] = (head, redo)
         if batch.savepoint is not None:
             data.savepoints[batch.savepoint.session_id, batch.savepoint.name] = batch.savepoint.seq
         for record in batch.records:
@@ -343,12 +336,14 @@ def number(changes: Sequence[FactChange], seq: int) -> list[FactChange]:
 
 def versions_of(changes: Iterable[FactChange]) -> tuple[ChangedVersions, ...]:
     return tuple(
-        ChangedVersions(
-            change.fact_id,
-            change.before.version if change.before else 0,
-            change.after.version if change.after else 0,
-        )
-        for change in changes
+        [
+            ChangedVersions(
+                (after or before).id,  # type: ignore[union-attr]
+                0 if before is None else before.version,
+                0 if after is None else after.version,
+            )
+            for before, after, _ in changes
+        ]
     )
 
 

@@ -1,0 +1,151 @@
+"""What every storage can keep exactly: identifiers, texts and JSON values, and clear refusals of the rest."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from pydantic import BaseModel
+from pydantic_core import PydanticSerializationError, to_json
+
+from memstate_core.errors import ValidationFailed
+
+# Pydantic's JSON parser reads this many levels and no more.
+MAX_DEPTH: Final = 200
+MAX_DIGITS: Final = 4300
+IDENTIFIER_LENGTH: Final = 512
+
+
+def check_identifier(name: str, value: Any, *, optional: bool = False) -> None:
+    """Refuse what not every storage could keep as a key.
+
+    :raises ValidationFailed: not a string, empty, longer than 512 characters, or with a NUL or a lone surrogate.
+    """
+    if value is None and optional:
+        return
+    if not isinstance(value, str):
+        raise ValidationFailed(f"{name} must be a string{' or None' if optional else ''}, not {value!r}")
+    if not value:
+        raise ValidationFailed(f"{name} must not be empty{'; pass None for none' if optional else ''}")
+    if len(value) > IDENTIFIER_LENGTH:
+        raise ValidationFailed(f"{name} has {len(value)} characters; at most {IDENTIFIER_LENGTH} are allowed")
+    check_text(name, value)
+
+
+def check_text(name: str, value: Any) -> None:
+    """Refuse a text (or other than None or a text) that not every storage could keep exactly."""
+    if value is None:
+        return
+    if not isinstance(value, str):
+        raise ValidationFailed(f"{name} must be a string or None, not {value!r}")
+    if "\0" in value:
+        raise ValidationFailed(f"{name} contains a NUL character at position {value.index(chr(0))}; remove it")
+    if not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            raise ValidationFailed(f"{name} contains a lone surrogate at position {error.start}; remove it") from error
+
+
+def merge(payload: Mapping[str, Any], patch: Mapping[str, Any], *, deep: bool) -> dict[str, Any]:
+    """The payload with a patch applied: at the top level, or as a JSON merge patch (RFC 7396)."""
+    merged = dict(payload)
+    for key, value in patch.items():
+        if not deep:
+            merged[key] = value
+        elif value is None:
+            merged.pop(key, None)
+        elif isinstance(value, Mapping):
+            below = merged.get(key)
+            merged[key] = merge(below if isinstance(below, Mapping) else {}, value, deep=True)
+        else:
+            merged[key] = value
+    return merged
+
+
+def json_of(typename: str, payload: Mapping[str, Any]) -> bytes:
+    """Plain data as JSON in UTF-8.
+
+    :raises ValidationFailed: something in it is not JSON, with its path.
+    """
+    try:
+        return to_json(payload)
+    except Exception as error:
+        raise unstorable(typename, payload, error) from error
+
+
+def not_an_object(typename: str, payload: Any) -> ValidationFailed:
+    return ValidationFailed(
+        f"the payload of a {typename!r} must be a dict, not {type(payload).__name__}", typename=typename
+    )
+
+
+# Finds what NaN or an infinity may have been in a dump: Pydantic writes them as null, or by name.
+may_hide_non_finite: Final = re.compile(rb"null|NaN|Infinity").search
+
+
+def reject_non_finite(typename: str, value: Any, raw: bytes) -> None:
+    """Refuse a value that was dumped to ``raw`` when there is NaN or an infinity in it.
+
+    :raises ValidationFailed: there is, with its path.
+    """
+    if may_hide_non_finite(raw):
+        found = _find_unstorable(_plain(value), ())
+        if found is not None:
+            path, why = found
+            raise ValidationFailed(f"{typename!r}: {path}: {why}", typename=typename, path=path)
+
+
+def unstorable(typename: str, value: Any, error: Exception) -> ValidationFailed:
+    """Why a value could not be dumped, with the path of what stood in the way."""
+    found = _find_unstorable(_plain(value), ())
+    path, why = found if found is not None else (None, str(error))
+    return ValidationFailed(f"{typename!r}: {path or 'payload'}: {why}", typename=typename, path=path)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, BaseModel):
+        try:
+            return value.__pydantic_serializer__.to_python(value)
+        except (PydanticSerializationError, ValueError, RecursionError):
+            return value.__dict__
+    return value
+
+
+def _find_unstorable(value: Any, at: tuple[str, ...]) -> tuple[str, str] | None:
+    """The path of the first thing that JSON in UTF-8 cannot hold exactly, and why."""
+    path = ".".join(at) or "payload"
+    if len(at) > MAX_DEPTH:
+        return ".".join(at[:5]) + "…", f"nested deeper than {MAX_DEPTH} levels"
+    if isinstance(value, float) and not math.isfinite(value):
+        return path, f"{value} is not a number that JSON can hold; use None or leave it out"
+    if isinstance(value, int) and not isinstance(value, bool) and value.bit_length() > MAX_DIGITS * 3:
+        return path, f"an integer of more than {MAX_DIGITS} digits cannot be stored"
+    if isinstance(value, str):
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            return path, f"a lone surrogate at position {error.start} is not Unicode text; remove or replace it"
+    if isinstance(value, bytes):
+        try:
+            value.decode()
+        except UnicodeDecodeError:
+            return path, (
+                "bytes that are not UTF-8 text; set ser_json_bytes='base64' and val_json_bytes='base64' "
+                "in the model's config"
+            )
+    if isinstance(value, BaseModel):
+        value = value.__dict__
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            found = _find_unstorable(key, (*at, repr(key))) or _find_unstorable(item, (*at, str(key)))
+            if found is not None:
+                return found
+    elif isinstance(value, Sequence | set | frozenset) and not isinstance(value, str | bytes | bytearray):
+        for position, item in enumerate(value):
+            found = _find_unstorable(item, (*at, str(position)))
+            if found is not None:
+                return found
+    return None
