@@ -1,6 +1,7 @@
 """Transactional, typed, reversible memory for AI agents; knows no framework and imports no vendor."""
 
-from memstate_core.async_store import AsyncMemoryStore, AsyncTransactionBlock
+from memstate_core.async_store import AsyncMemoryStore
+from memstate_core.async_transaction_block import AsyncTransactionBlock
 from memstate_core.embedding import LexicalEmbedder
 from memstate_core.errors import (
     BusyError,
@@ -33,7 +34,8 @@ from memstate_core.recovery import Drift, Recovered
 from memstate_core.schemas import Constraint, SchemaRegistry
 from memstate_core.storages.memory import AsyncInMemoryStorage, InMemoryStorage
 from memstate_core.storages.sqlite import AsyncSQLiteStorage, SQLiteStorage
-from memstate_core.store import MemoryStore, TransactionBlock
+from memstate_core.store import MemoryStore
+from memstate_core.transaction_block import TransactionBlock
 
 __all__ = [
     "UNSET",

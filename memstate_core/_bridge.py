@@ -12,7 +12,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator
-from typing import Any, NoReturn, Protocol, TypeVar
+from typing import Any, Final, NoReturn, Protocol, TypeVar
 
 from memstate_core.errors import HookError
 
@@ -31,6 +31,10 @@ def run(coroutine: Coroutine[Any, Any, T]) -> T:
         return result
     coroutine.close()
     raise RuntimeError("something asynchronous was awaited in a sync store; use AsyncMemoryStore for it")
+
+
+# So long does an idle renewal thread sleep, in seconds; shorter leases wake it.
+_NAP: Final = 1.0
 
 
 class Interruption:
@@ -76,8 +80,9 @@ class SyncRuntime:
     is_async = False
 
     def __init__(self) -> None:
-        self._renewals: dict[int, tuple[Renew, float]] = {}
+        self._renewals: dict[object, tuple[Renew, float, float]] = {}
         self._wake = threading.Event()
+        self._stopped = False
         self._pid = 0
         self._thread: threading.Thread | None = None
         self._guard = threading.Lock()
@@ -98,15 +103,18 @@ class SyncRuntime:
 
     @contextlib.contextmanager
     def keep_alive(self, renew: Renew, interval: float) -> Iterator[None]:
-        key = id(renew)
-        self._renewals[key] = (renew, interval)
+        key = object()
+        self._renewals[key] = (renew, interval, time.monotonic())
         self._ensure_thread()
+        if interval < _NAP:
+            self._wake.set()
         try:
             yield
         finally:
             self._renewals.pop(key, None)
 
     def close(self) -> None:
+        self._stopped = True
         self._pid = 0
         self._wake.set()
 
@@ -117,23 +125,27 @@ class SyncRuntime:
             if self._pid == os.getpid():
                 return
             self._pid = os.getpid()  # a fork does not bring the thread along
+            self._stopped = False
             self._wake = threading.Event()
             self._thread = threading.Thread(
                 target=self._renew_all, args=(self._wake,), name="memstate-leases", daemon=True
             )
             self._thread.start()
 
-    def _renew_all(self, stop: threading.Event) -> None:
-        due: dict[int, float] = {}
-        while not stop.wait(min([interval for _, interval in list(self._renewals.values())], default=1.0) / 2):
-            now = time.monotonic()
-            for key, (renew, interval) in list(self._renewals.items()):
-                if now - due.setdefault(key, now) >= interval:
-                    due[key] = now
-                    # A renewal that fails is tried again; the lease's end is the judge.
-                    with contextlib.suppress(Exception):
-                        run(renew())
-            due = {key: at for key, at in due.items() if key in self._renewals}
+    def _renew_all(self, wake: threading.Event) -> None:
+        while True:
+            wake.wait(min([interval / 2 for _, interval, _ in list(self._renewals.values())], default=_NAP))
+            wake.clear()
+            if self._stopped or wake is not self._wake:
+                return
+            for key, (renew, interval, since) in list(self._renewals.items()):
+                if time.monotonic() - since < interval:
+                    continue
+                # A renewal that fails is tried again; the lease's end is the judge.
+                with contextlib.suppress(Exception):
+                    run(renew())
+                if key in self._renewals:
+                    self._renewals[key] = (renew, interval, time.monotonic())
 
 
 class AsyncRuntime:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, TypeVar
 from pydantic import BaseModel
 
 from memstate_core.commit import Plan
-from memstate_core.engine import Engine, check_count
+from memstate_core.engine import Engine, check_range, count_or_none
 from memstate_core.errors import BusyError, ClosedError, NotFoundError, ValidationFailed
 from memstate_core.facts import Fact, Operation, StoredFact, Unset, transaction_id
 from memstate_core.intents import Discard, Intent, Promote, Put, Workspace
@@ -138,6 +138,8 @@ class Block:
         self._records[write.collection, write.key] = write.value
 
     async def record(self, collection: str, key: str) -> bytes | None:
+        check_identifier("collection", collection)
+        check_identifier("key", key)
         if (collection, key) in self._records:
             return self._records[collection, key]
         return await self._look(lambda space: space.tx.record(collection, key))
@@ -146,7 +148,8 @@ class Block:
         self, collection: str, start: str | None, end: str | None, limit: int | None, reverse: bool
     ) -> list[Record]:
         mine = {key: value for (where, key), value in self._records.items() if where == collection}
-        check_count("limit", limit, optional=True)
+        limit = count_or_none("limit", limit)
+        check_range(collection, start, end)
         wide = None if limit is None else limit + len(mine)
         stored = await self._look(
             lambda space: space.tx.scan(collection, start=start, end=end, limit=wide, reverse=reverse)

@@ -11,16 +11,16 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from memstate_core._bridge import Interruption, Runtime
 from memstate_core.changes import Decode, to_change
-from memstate_core.errors import BusyError, HookError, HookTimeoutError
-from memstate_core.facts import Change, FactChange
+from memstate_core.errors import HookError, HookTimeoutError
+from memstate_core.facts import Change, FactChange, StoredFact
 from memstate_core.hooks._adapter import HookAdapter
-from memstate_core.owners import is_gone, new_owner
+from memstate_core.owners import new_owner
 from memstate_core.protocols import (
     Batch,
     Claim,
@@ -28,6 +28,7 @@ from memstate_core.protocols import (
     Storage,
     StorageTransaction,
 )
+from memstate_core.recovery import Recovery, busy
 
 T = TypeVar("T")
 
@@ -81,19 +82,16 @@ class Stale(Exception):
     """The facts or the head moved on between planning and claiming or deciding."""
 
 
-Heal = Callable[[Sequence[Claim]], Awaitable[bool]]
-
-
 @dataclass(slots=True)
 class Committer:
-    """Carries plans out. ``heal`` is :func:`memstate_core.recovery.heal`, asked when claims are in the way."""
+    """Carries plans out."""
 
     storage: Storage
     namespace: str
     runtime: Runtime
     hooks: Sequence[HookAdapter]
     decode: Decode
-    heal: Heal
+    recovery: Recovery
     lease: float
     claim_timeout: float
 
@@ -113,12 +111,12 @@ class Committer:
             except Stale:
                 continue
             except Held as held:
-                if await self.heal(held.claims):
+                if await self.recovery.heal(held.claims):
                     continue
                 now = time.monotonic()
                 deadline = deadline or now + self.claim_timeout
                 if now >= deadline:
-                    raise _busy(held.claims, self.claim_timeout) from None
+                    raise busy(held.claims, self.claim_timeout) from None
                 await self.runtime.sleep(min(pause, deadline - now))
                 pause = min(pause * 2, 0.05)
 
@@ -149,16 +147,16 @@ class Committer:
                     await self._release(owner, error)
                 raise
             started: list[tuple[HookAdapter, list[Change]]] = []
-            try:
-                with self.runtime.keep_alive(lambda: self._renew(owner), self.lease / 3):
+            with self.runtime.keep_alive(lambda: self.recovery.renew(owner), self.lease / 3):
+                try:
                     for hook, wanted, batch in batches:
                         started.append((hook, wanted))
                         await apply(self.runtime, hook, batch, len(wanted))
                         interruption.check()
                     return await self._decide(plan, owner)
-            except BaseException as error:
-                await self._compensate(plan, owner, started, error)
-                raise
+                except BaseException as error:
+                    await self._compensate(plan, owner, started, error)
+                    raise
 
         return await self.runtime.shielded(critical)
 
@@ -190,15 +188,6 @@ class Committer:
         plan.seq = await self.storage.write(self.namespace, work)
         return plan
 
-    async def _renew(self, owner: str) -> None:
-        async def work(tx: StorageTransaction) -> None:
-            expires = time.time() + self.lease
-            mine = [claim._replace(expires=expires) for claim in await tx.claims() if claim.owner == owner]
-            if mine:
-                await tx.write(Batch(claims=mine))
-
-        await self.storage.write(self.namespace, work)
-
     async def _compensate(
         self,
         plan: Plan,
@@ -208,54 +197,56 @@ class Committer:
     ) -> None:
         """Give the hooks that were told the committed state again.
 
-        A failure leaves the claims, and is noted on ``error``.
+        A failure leaves the claims, ended, and is noted on ``error``; an interruption does so too, and goes on.
         """
-        failed: list[str] = []
-        committed = None
+        failed: dict[str, None] = {}
         try:
-            ids = [change.fact_id for change in plan.changes]
-            committed = await self.storage.read(self.namespace, lambda tx: tx.facts(ids))
+            try:
+                ids = [change.fact_id for change in plan.changes]
+                committed = await self.storage.read(self.namespace, lambda tx: tx.facts(ids))
+            except Exception as cleanup:
+                error.add_note(f"the committed state could not be read: {cleanup!r}")
+                failed.update(dict.fromkeys(change.fact_id for change in plan.changes))
+            else:
+                for hook, changes in started:
+                    failed.update(dict.fromkeys(await self._bring_back(hook, changes, committed, error)))
+        except BaseException as interruption:
+            interruption.add_note(f"while this was being undone: {error!r}")
+            await self._release(owner, error, healed=False)
+            raise
+        if isinstance(error, HookError):
+            error.in_doubt = tuple(failed)
+        await self._release(owner, error, healed=not failed)
+
+    async def _bring_back(
+        self, hook: HookAdapter, changes: Sequence[Change], committed: Mapping[str, StoredFact], error: BaseException
+    ) -> list[str]:
+        """Undo one hook; the ids of the facts for which that failed."""
+        back = [
+            Change(
+                change.fact_id,
+                change.after,
+                hook.as_committed(
+                    change.fact_id,
+                    fact.to_fact(self.decode(fact)) if (fact := committed.get(change.fact_id)) else None,
+                ).after,
+            )
+            for change in changes
+        ]
+        try:
+            await apply(self.runtime, hook, await prepare(self.runtime, hook, back), len(back))
         except Exception as cleanup:
-            error.add_note(f"the committed state could not be read: {cleanup!r}")
-            failed.extend(change.fact_id for change in plan.changes)
-        if committed is not None:
-            for hook, changes in started:
-                back = [
-                    Change(
-                        change.fact_id,
-                        change.after,
-                        fact.to_fact(self.decode(fact)) if (fact := committed.get(change.fact_id)) else None,
-                    )
-                    for change in changes
-                ]
-                try:
-                    await apply(self.runtime, hook, await prepare(self.runtime, hook, back), len(back))
-                except Exception as cleanup:
-                    error.add_note(f"hook {hook.name!r} could not be brought back: {cleanup!r}")
-                    failed.extend(change.fact_id for change in changes)
-        if failed:
-            await self._expire(owner, error)
-            if isinstance(error, HookError):
-                error.in_doubt = tuple(dict.fromkeys(failed))
-        else:
-            await self._release(owner, error)
+            error.add_note(f"hook {hook.name!r} could not be brought back: {cleanup!r}")
+            return [change.fact_id for change in changes]
+        return []
 
-    async def _release(self, owner: str, error: BaseException) -> None:
+    async def _release(self, owner: str, error: BaseException, *, healed: bool = True) -> None:
+        """Drop the claims, or end their lease, so that the next transaction on the facts may heal them at once."""
         try:
-            await self.storage.write(self.namespace, lambda tx: tx.write(Batch(drop_claims_of=owner)))
-        except Exception as cleanup:
-            error.add_note(f"the claims could not be dropped; they expire by themselves: {cleanup!r}")
-
-    async def _expire(self, owner: str, error: BaseException) -> None:
-        """End the lease, so that the next transaction on the facts may heal them at once."""
-
-        async def work(tx: StorageTransaction) -> None:
-            mine = [claim._replace(expires=0.0) for claim in await tx.claims() if claim.owner == owner]
-            if mine:
-                await tx.write(Batch(claims=mine))
-
-        try:
-            await self.storage.write(self.namespace, work)
+            if healed:
+                await self.storage.write(self.namespace, lambda tx: tx.write(Batch(drop_claims_of=owner)))
+            else:
+                await self.recovery.renew(owner, until=0.0)
         except Exception as cleanup:
             error.add_note(f"the claims could not be ended; they expire by themselves: {cleanup!r}")
 
@@ -310,17 +301,4 @@ def hook_error(hook: HookAdapter, operation: str, count: int, error: Exception) 
         f"so the transaction was undone: {reason}",
         hook=hook.name,
         operation=operation,
-    )
-
-
-def _busy(claims: Sequence[Claim], waited: float) -> BusyError:
-    claim = claims[0]
-    kind, _, name = claim.key.partition(":")
-    what = {"fact": f"fact {name!r}", "key": f"the singleton value {name}", "session": f"session {name[1:]!r}"}[kind]
-    state = "is in doubt after a failure" if claim.expires < time.time() or is_gone(claim.owner) else "is being changed"
-    hooks = ", ".join(map(repr, claim.hooks))
-    return BusyError(
-        f"{what} {state} by another transaction, which did not end within {waited:g} s; try again"
-        + (f", or call recover() on a store that has the hooks {hooks}" if "doubt" in state else ""),
-        fact_id=name if kind == "fact" else None,
     )

@@ -11,7 +11,7 @@ import contextlib
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from pydantic import BaseModel
 
@@ -54,6 +54,8 @@ OnConflict = Literal["raise", "keep"]
 ContextProvider = Callable[[], TransactionContext | None]
 
 
+_LARGEST: Final = 2**62
+
 logger = logging.getLogger("memstate")
 
 
@@ -85,9 +87,9 @@ class Engine:
         self.hooks: list[HookAdapter] = []
         self.context = context
         self.clock = clock
-        self.recovery = Recovery(storage, namespace, runtime, self.registry.decode, lease)
+        self.recovery = Recovery(storage, namespace, runtime, self.registry.decode, lease, claim_timeout)
         self.committer = Committer(
-            storage, namespace, runtime, self.hooks, self.registry.decode, self.recovery.heal, lease, claim_timeout
+            storage, namespace, runtime, self.hooks, self.registry.decode, self.recovery, lease, claim_timeout
         )
         self._definitions: dict[str, Definition] = {}
         self._generation = -1
@@ -385,16 +387,14 @@ class Engine:
             check_identifier("typename", typename)
         if not isinstance(session_id, Unset) and session_id is not None:
             check_identifier("session_id", session_id)
-        check_count("limit", limit, optional=True)
-        check_count("offset", offset)
         return Selection(
             decode=self.registry.decode,
             typename=typename,
             session_id=session_id,
             predicate=compile_filter(filters),
             order=compile_order(order_by),
-            limit=limit,
-            offset=offset,
+            limit=count_or_none("limit", limit),
+            offset=count("offset", offset),
             indexed=self._definitions[typename].indexed if typename in self._definitions else (),
         )
 
@@ -432,7 +432,11 @@ class Engine:
         before: str | int | Transaction | None,
     ) -> list[Transaction]:
         """Journal entries newest first; with ``fact_id`` only that fact's changes are in them."""
-        check_count("limit", limit, optional=True)
+        limit = count_or_none("limit", limit)
+        if not isinstance(session_id, Unset):
+            check_identifier("session_id", session_id, optional=True)
+        check_identifier("fact_id", fact_id, optional=True)
+        check_identifier("mark", mark, optional=True)
         seq = None if before is None else seq_of(before)
 
         async def work(tx: StorageTransaction) -> list[Transaction]:
@@ -459,12 +463,15 @@ class Engine:
         await self.storage.write(self.namespace, lambda tx: tx.write(Batch(records=(write,))))
 
     async def read_record(self, collection: str, key: str) -> bytes | None:
+        check_identifier("collection", collection)
+        check_identifier("key", key)
         return await self.storage.read(self.namespace, lambda tx: tx.record(collection, key))
 
     async def scan_records(
         self, collection: str, start: str | None, end: str | None, limit: int | None, reverse: bool
     ) -> list[Record]:
-        check_count("limit", limit, optional=True)
+        limit = count_or_none("limit", limit)
+        check_range(collection, start, end)
         return await self.storage.read(
             self.namespace, lambda tx: tx.scan(collection, start=start, end=end, limit=limit, reverse=reverse)
         )
@@ -484,6 +491,13 @@ class Engine:
         return await self.recovery.reindex(hook)
 
 
+def check_range(collection: str, start: str | None, end: str | None) -> None:
+    """Check what a scan of records is given."""
+    check_identifier("collection", collection)
+    check_text("start", start)
+    check_text("end", end)
+
+
 def _only(entry: Entry, fact_id: str) -> Entry:
     return entry._replace(changes=tuple(change for change in entry.changes if change.fact_id == fact_id))
 
@@ -496,7 +510,7 @@ def seq_of(transaction: str | int | Transaction) -> int:
     if isinstance(transaction, Transaction):
         return transaction.seq
     if isinstance(transaction, int) and not isinstance(transaction, bool):
-        return transaction
+        return count("a transaction's seq", transaction)
     seq = transaction_seq(transaction) if isinstance(transaction, str) else None
     if seq is None:
         raise ValidationFailed(f"{transaction!r} is no transaction id; they look like 'tx-42'")
@@ -518,15 +532,20 @@ def timestamp(name: str, moment: datetime | str) -> str:
     return moment.isoformat(timespec="microseconds")
 
 
-def check_count(name: str, value: Any, *, optional: bool = False) -> None:
-    """:raises ValueError: not a whole number from 0."""
-    if value is None and optional:
-        return
+def count(name: str, value: Any) -> int:
+    """The value, or the largest number that every database takes when it is larger than that.
+
+    :raises ValueError: not a whole number from 0.
+    """
     if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-        raise ValueError(f"{name} must be a whole number from 0{', or None' if optional else ''}, not {value!r}")
+        raise ValueError(f"{name} must be a whole number from 0, not {value!r}")
+    return min(value, _LARGEST)
+
+
+def count_or_none(name: str, value: Any) -> int | None:
+    """The same, but None stays None."""
+    return None if value is None else count(name, value)
 
 
 def _version(expected: int | None) -> int | None:
-    if expected is not None:
-        check_count("expected_version", expected)
-    return expected
+    return None if expected is None else count("expected_version", expected)

@@ -363,7 +363,9 @@ def compile_order(order_by: str | Sequence[str] | None) -> tuple[Order, ...]:
     """
     if order_by is None:
         return ()
-    names = [order_by] if isinstance(order_by, str) else list(order_by)
+    if not isinstance(order_by, str | list | tuple):
+        raise ValueError(f"order_by takes a field name or a list of them, not {order_by!r}")
+    names = [order_by] if isinstance(order_by, str) else order_by
     orders = []
     for name in names:
         if not isinstance(name, str) or not name.removeprefix("-"):

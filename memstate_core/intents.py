@@ -90,6 +90,8 @@ class Workspace:
         self.put(fact, index)
 
     def put(self, fact: StoredFact, index: tuple[IndexEntry, ...]) -> None:
+        if fact.ordinal < 0 and self.now.get(fact.id) is None:
+            self.now.pop(fact.id, None)  # what is made now comes last, also if its id was looked for before
         self.now[fact.id] = fact
         self.index[fact.id] = index
         if fact.singleton is not None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from memstate_core.changes import Move, images_of, plan_move, touched
 from memstate_core.commit import Plan
-from memstate_core.engine import Engine, OnConflict, check_count, timestamp
+from memstate_core.engine import Engine, OnConflict, count, timestamp
 from memstate_core.errors import ConflictError, NotFoundError
 from memstate_core.facts import (
     Entry,
@@ -52,7 +52,7 @@ async def rollback(
     reason: str | None,
 ) -> Moved:
     """See :meth:`memstate_core.MemoryStore.rollback`."""
-    check_count("steps", steps)
+    steps = count("steps", steps)
     target_ts = timestamp("to", to) if isinstance(to, datetime) else None
 
     async def route(tx: StorageTransaction, position: Position) -> Route:
@@ -83,7 +83,7 @@ async def redo(
     reason: str | None,
 ) -> Moved:
     """See :meth:`memstate_core.MemoryStore.redo`."""
-    check_count("steps", steps)
+    steps = count("steps", steps)
 
     async def route(tx: StorageTransaction, position: Position) -> Route:
         down: list[Entry] = []

@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 from memstate_core._bridge import Runtime
 from memstate_core.changes import Decode
-from memstate_core.errors import HookError
-from memstate_core.facts import Change, StoredFact
+from memstate_core.errors import BusyError, HookError
+from memstate_core.facts import StoredFact
 from memstate_core.hooks._adapter import HookAdapter
 from memstate_core.owners import is_gone, new_owner
 from memstate_core.protocols import Batch, Claim, Selection, Storage, StorageTransaction
@@ -58,6 +58,7 @@ class Recovery:
     runtime: Runtime
     decode: Decode
     lease: float
+    claim_timeout: float
     _by_name: dict[str, HookAdapter] = field(default_factory=dict)
 
     def add(self, hook: HookAdapter) -> None:
@@ -116,39 +117,90 @@ class Recovery:
         for claim in taken:
             for name in claim.hooks:
                 told[name].extend(_fact_ids([claim]))
-        try:
-            for name, fact_ids in told.items():
-                await self.bring_back(self._by_name[name], fact_ids)
-        except BaseException:
-            await self._hand_back(taken, owner)
-            raise
-        await self.storage.write(self.namespace, lambda tx: tx.write(Batch(drop_claims_of=owner)))
+        with self.runtime.keep_alive(lambda: self.renew(owner), self.lease / 3):
+            try:
+                for name, fact_ids in told.items():
+                    for some in _chunks(fact_ids):
+                        await self._bring_back(self._by_name[name], some)
+            except BaseException:
+                await self.renew(owner, until=0.0)
+                raise
+            await self._drop(owner)
         return True
 
-    async def _hand_back(self, taken: Sequence[Claim], owner: str) -> None:
-        ended = [claim._replace(owner=owner, expires=0.0) for claim in taken]
-        await self.storage.write(self.namespace, lambda tx: tx.write(Batch(claims=ended)))
+    async def renew(self, owner: str, *, until: float | None = None) -> None:
+        """Renew an owner's lease; ``until`` (Unix time) another end than the usual one."""
 
-    async def bring_back(self, hook: HookAdapter, fact_ids: Sequence[str]) -> None:
-        """Give a hook the committed state of facts."""
-        for start in range(0, len(fact_ids), _CHUNK):
-            ids = fact_ids[start : start + _CHUNK]
-            facts = await self.storage.read(self.namespace, lambda tx, ids=ids: tx.facts(ids))  # type: ignore[misc]
-            await self._tell(hook, [_as_committed(id_, facts.get(id_), self.decode) for id_ in ids])
+        async def work(tx: StorageTransaction) -> None:
+            expires = time.time() + self.lease if until is None else until
+            mine = [claim._replace(expires=expires) for claim in await tx.claims() if claim.owner == owner]
+            if mine:
+                await tx.write(Batch(claims=mine))
 
-    async def _tell(self, hook: HookAdapter, changes: list[Change]) -> None:
+        await self.storage.write(self.namespace, work)
+
+    async def _drop(self, owner: str) -> None:
+        await self.storage.write(self.namespace, lambda tx: tx.write(Batch(drop_claims_of=owner)))
+
+    async def _bring_back(self, hook: HookAdapter, fact_ids: Sequence[str]) -> None:
+        """Give a hook the committed state of facts that are claimed by us."""
+        facts = await self.storage.read(self.namespace, lambda tx: tx.facts(fact_ids))
+        changes = [
+            hook.as_committed(id_, fact.to_fact(self.decode(fact)) if (fact := facts.get(id_)) else None)
+            for id_ in fact_ids
+        ]
         try:
             batch = await self.runtime.call(hook.prepare, changes) if hook.prepare else changes
             await self.runtime.call(hook.apply, batch)
         except Exception as error:
-            ids = [change.fact_id for change in changes]
             raise HookError(
-                f"hook {hook.name!r} could not be given the committed state of {len(ids)} fact{'s' * (len(ids) != 1)}: "
-                f"{type(error).__name__}: {error}; they stay in doubt, call recover() when it works again",
+                f"hook {hook.name!r} could not be given the committed state of {len(changes)} "
+                f"fact{'s' * (len(changes) != 1)}: {type(error).__name__}: {error}; "
+                "they stay in doubt, call recover() when it works again",
                 hook=hook.name,
                 operation="recover",
-                in_doubt=ids,
+                in_doubt=fact_ids,
             ) from error
+
+    async def _mend(self, hook: HookAdapter, fact_ids: Sequence[str]) -> None:
+        """Claim facts, give a hook their committed state, and let them go; what others hold is waited for.
+
+        :raises BusyError: another transaction held one of the facts for too long.
+        """
+        for some in _chunks(fact_ids):
+            waiting = list(some)
+            deadline = time.monotonic() + self.claim_timeout
+            while waiting:
+                owner = new_owner()
+                free, held = await self._claim_free(owner, hook, waiting)
+                if free:
+                    deadline = time.monotonic() + self.claim_timeout
+                    with self.runtime.keep_alive(lambda owner=owner: self.renew(owner), self.lease / 3):  # type: ignore[misc]
+                        try:
+                            await self._bring_back(hook, free)
+                        except BaseException:
+                            await self.renew(owner, until=0.0)
+                            raise
+                        await self._drop(owner)
+                elif not await self.heal(held):
+                    if time.monotonic() > deadline:
+                        raise busy(held, self.claim_timeout)
+                    await self.runtime.sleep(0.01)
+                done = set(free)
+                waiting = [id_ for id_ in waiting if id_ not in done]
+
+    async def _claim_free(
+        self, owner: str, hook: HookAdapter, fact_ids: Sequence[str]
+    ) -> tuple[list[str], list[Claim]]:
+        async def work(tx: StorageTransaction) -> tuple[list[str], list[Claim]]:
+            held = await tx.claims([f"fact:{id_}" for id_ in fact_ids])
+            taken = {claim.key for claim in held}
+            free = [id_ for id_ in fact_ids if f"fact:{id_}" not in taken]
+            expires = time.time() + self.lease
+            await tx.write(Batch(claims=[Claim(f"fact:{id_}", owner, expires, (hook.name,)) for id_ in free]))
+            return free, held
+
+        return await self.storage.write(self.namespace, work)
 
     async def verify(self) -> list[Drift]:
         """Compare each index that can be scanned with storage.
@@ -195,7 +247,7 @@ class Recovery:
         drifts = await self.verify()
         for drift in drifts:
             wrong = [*drift.missing, *drift.stale, *drift.orphaned]
-            await self.bring_back(self._by_name[drift.hook], wrong)
+            await self._mend(self._by_name[drift.hook], wrong)
         return drifts
 
     async def reindex(self, name: str | None) -> int:
@@ -206,14 +258,13 @@ class Recovery:
         if name is not None and name not in self._by_name:
             raise ValueError(f"there is no hook {name!r}; there are {', '.join(map(repr, self._by_name)) or 'none'}")
         hooks = list(self._by_name.values()) if name is None else [self._by_name[name]]
-        ids = [fact.id for fact in await self._all_facts()]
+        facts = await self._all_facts()
         for hook in hooks:
-            gone: list[str] = []
+            ids = dict.fromkeys(fact.id for fact in facts if hook.wants(fact.type))
             if hook.scan is not None:
-                known = set(ids)
-                gone = [id_ for id_ in await self.runtime.call(hook.scan) if id_ not in known]
-            await self.bring_back(hook, [*ids, *gone])
-        return len(ids)
+                ids.update(dict.fromkeys(await self.runtime.call(hook.scan)))
+            await self._mend(hook, list(ids))
+        return len(facts)
 
 
 def _abandoned(claim: Claim) -> bool:
@@ -224,5 +275,20 @@ def _fact_ids(claims: Iterable[Claim]) -> tuple[str, ...]:
     return tuple(claim.key.removeprefix("fact:") for claim in claims if claim.key.startswith("fact:"))
 
 
-def _as_committed(fact_id: str, fact: StoredFact | None, decode: Decode) -> Change:
-    return Change(fact_id, None, fact.to_fact(decode(fact)) if fact else None)
+def _chunks(fact_ids: Sequence[str]) -> Iterable[Sequence[str]]:
+    for start in range(0, len(fact_ids), _CHUNK):
+        yield fact_ids[start : start + _CHUNK]
+
+
+def busy(claims: Sequence[Claim], waited: float) -> BusyError:
+    """What to raise when claims did not go away."""
+    claim = claims[0]
+    kind, _, name = claim.key.partition(":")
+    what = {"fact": f"fact {name!r}", "key": f"the singleton value {name}", "session": f"session {name[1:]!r}"}[kind]
+    state = "is in doubt after a failure" if claim.expires < time.time() or is_gone(claim.owner) else "is being changed"
+    hooks = ", ".join(map(repr, claim.hooks))
+    return BusyError(
+        f"{what} {state} by another transaction, which did not end within {waited:g} s; try again"
+        + (f", or call recover() on a store that has the hooks {hooks}" if "doubt" in state else ""),
+        fact_id=name if kind == "fact" else None,
+    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from memstate_core.engine import Engine, check_count
+from memstate_core.engine import Engine, count
 from memstate_core.errors import HookError
 from memstate_core.facts import ScoredFact, SearchResult, StoredFact, Unset
 from memstate_core.hooks._adapter import HookAdapter
@@ -28,7 +28,7 @@ async def search(
     """See :meth:`memstate_core.MemoryStore.search`."""
     if not isinstance(query, str):
         raise ValueError(f"search takes a text, not {query!r}")
-    check_count("limit", limit)
+    limit = count("limit", limit)
     selection = engine.selection(typename, filters, session_id)
     searching = [
         hook for hook in engine.hooks if hook.search is not None and (typename is None or hook.wants(typename))

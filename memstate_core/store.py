@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from types import TracebackType
 from typing import Any, Self
@@ -10,134 +10,25 @@ from typing import Any, Self
 from pydantic import BaseModel
 
 from memstate_core import moves, search
-from memstate_core._bridge import Runtime, SyncRuntime, run
-from memstate_core.block import Block, Kept, plain, record_write
-from memstate_core.engine import ContextProvider, Engine, OnConflict, now_utc
-from memstate_core.errors import ClosedError, NotFoundError
+from memstate_core._bridge import SyncRuntime, run
+from memstate_core.block import Block, plain, record_write
+from memstate_core.engine import ContextProvider, OnConflict, now_utc
 from memstate_core.facts import (
     UNSET,
     Fact,
     Moved,
     Operation,
     ScoredFact,
-    StoredFact,
     Transaction,
     Unset,
 )
-from memstate_core.filters import compile_filter
-from memstate_core.hooks._adapter import HookAdapter
-from memstate_core.intents import Discard, MigrateFacts, Promote, Selector
+from memstate_core.intents import Selector
 from memstate_core.moves import Target
 from memstate_core.protocols import Record, Storage
 from memstate_core.recovery import Drift, Recovered
-from memstate_core.schemas import Constraint, Migrate, SchemaRegistry
-from memstate_core.values import check_identifier
-
-Patch = Mapping[str, Any]
-Filters = Mapping[str, Any]
-
-
-class StoreBase:
-    """What both stores do without waiting for anything."""
-
-    _is_async: bool
-
-    def __init__(
-        self,
-        runtime: Runtime,
-        storage: Storage,
-        hooks: Sequence[Any],
-        namespace: str,
-        registry: SchemaRegistry | None,
-        allow_unregistered: bool,
-        context: ContextProvider | None,
-        clock: Callable[[], datetime],
-        claim_timeout: float,
-        lease: float,
-    ) -> None:
-        flavour = type(self).__name__
-        if getattr(storage, "is_async", None) is not runtime.is_async:
-            other = "an async" if runtime.is_async else "a sync"
-            raise TypeError(f"{flavour} needs {other} storage, not {type(storage).__name__}")
-        self.storage = storage
-        self._engine = Engine(
-            storage,
-            runtime,
-            namespace=namespace,
-            registry=registry,
-            allow_unregistered=allow_unregistered,
-            context=context,
-            clock=clock,
-            claim_timeout=claim_timeout,
-            lease=lease,
-        )
-        self._closed = False
-        for hook in hooks:
-            self.add_hook(hook)
-
-    def add_hook(self, hook: Any) -> None:
-        """Let a hook take part in every transaction from now on.
-
-        :raises TypeError: it is no hook, or an asynchronous one in a sync store.
-        """
-        adapter = HookAdapter(hook)
-        if adapter.is_async and not self._engine.runtime.is_async:
-            raise TypeError(
-                f"hook {adapter.name!r} is asynchronous; use it with AsyncMemoryStore, or pass its sync twin"
-            )
-        self._engine.add_hook(adapter)
-
-    @property
-    def namespace(self) -> str:
-        return self._engine.namespace
-
-    def register_schema(
-        self,
-        typename: str,
-        model: type[BaseModel],
-        constraint: Constraint | None = None,
-        *,
-        index: Iterable[str] = (),
-        migrate: Migrate | None = None,
-        version: int = 1,
-    ) -> None:
-        """Say what the facts of a type look like. The same name again replaces the registration.
-
-        What it demands is kept in storage and holds for every process; it takes effect at the next call.
-
-        :param constraint: which facts exclude each other, and whether they can be changed.
-        :param index: payload fields (dotted paths) that queries filter on; singleton keys are indexed by themselves.
-        :param migrate: ``migrate(payload)`` or ``migrate(payload, version)`` returns an older payload in today's form;
-            it is applied whenever such a fact is read, and for good by :meth:`migrate_facts`.
-        :param version: the version of the payload's form; raise it together with ``migrate``.
-        :raises ValidationFailed: the model, or a field that is named, does not exist.
-        """
-        self._engine.register_schema(typename, model, constraint, index, migrate, version)
-
-    def _use(self) -> Engine:
-        if self._closed:
-            raise ClosedError(f"this {type(self).__name__} was closed; make a new one")
-        return self._engine
-
-    def _promote(self, session_id: str, selector: Selector | Filters | None) -> Promote:
-        check_identifier("session_id", session_id)
-        chosen = compile_filter(selector) if isinstance(selector, Mapping) else selector
-        return Promote(session_id, chosen)
-
-    def _discard(self, session_id: str) -> Discard:
-        check_identifier("session_id", session_id)
-        return Discard(session_id)
-
-    def _dict(self, fact: StoredFact | None) -> dict[str, Any] | None:
-        return None if fact is None else fact.to_dict(self._engine.registry.decode(fact))
-
-    def _model(self, fact_id: str, fact: StoredFact | None) -> BaseModel:
-        if fact is None:
-            raise NotFoundError(f"there is no fact {fact_id!r}")
-        return self._engine.registry.load(fact)
-
-    def _migration(self, typename: str | None) -> MigrateFacts:
-        return MigrateFacts(self._engine.registry.typenames() if typename is None else [typename])
+from memstate_core.schemas import SchemaRegistry
+from memstate_core.store_base import Filters, Patch, StoreBase
+from memstate_core.transaction_block import TransactionBlock
 
 
 class MemoryStore(StoreBase):
@@ -306,7 +197,7 @@ class MemoryStore(StoreBase):
         :raises ConflictError: two facts would have one singleton value.
         """
         engine = self._use()
-        result: list[str] = run(engine.do(self._promote(session_id, selector), Operation.PROMOTE, actor, reason))
+        result: list[str] = run(engine.do(self.promotion(session_id, selector), Operation.PROMOTE, actor, reason))
         return result
 
     def discard_session(self, session_id: str, actor: str | None = None, reason: str | None = None) -> int:
@@ -315,7 +206,7 @@ class MemoryStore(StoreBase):
         :raises ImmutableError: one of them is immutable.
         """
         engine = self._use()
-        result: int = run(engine.do(self._discard(session_id), Operation.DISCARD_SESSION, actor, reason))
+        result: int = run(engine.do(self.discarding(session_id), Operation.DISCARD_SESSION, actor, reason))
         return result
 
     def migrate_facts(self, typename: str | None = None, actor: str | None = None, reason: str | None = None) -> int:
@@ -410,7 +301,7 @@ class MemoryStore(StoreBase):
 
     def get(self, fact_id: str) -> dict[str, Any] | None:
         """A fact as plain data, or None: ``id type payload source session_id ts version ephemeral``."""
-        return self._dict(run(self._use().get(fact_id)))
+        return self.as_dict(run(self._use().get(fact_id)))
 
     def get_model(self, fact_id: str) -> Any:
         """A fact's payload as an instance of its model.
@@ -418,7 +309,7 @@ class MemoryStore(StoreBase):
         :raises NotFoundError: there is no such fact, or its type is not registered.
         :raises ValidationFailed: it does not fit the model (any more).
         """
-        return self._model(fact_id, run(self._use().get(fact_id)))
+        return self.as_model(fact_id, run(self._use().get(fact_id)))
 
     def query(
         self,
@@ -525,164 +416,3 @@ class MemoryStore(StoreBase):
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
-
-
-class TransactionBlock:
-    """Several calls as one transaction; see :meth:`MemoryStore.transaction`.
-
-    Its methods are those of :class:`MemoryStore`; ``session_id`` defaults to the block's.
-    """
-
-    def __init__(self, store: MemoryStore, block: Block) -> None:
-        self._store = store
-        self._block = block
-
-    @property
-    def transaction_id(self) -> str | None:
-        """The id of the transaction, when the block has ended and had changed something."""
-        return self._block.transaction_id
-
-    def __enter__(self) -> Self:
-        run(self._block.begin())
-        return self
-
-    def __exit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        if exc_type is None:
-            run(self._block.commit())
-        else:
-            self._block.abandon()
-
-    def commit(
-        self,
-        fact: Fact,
-        session_id: str | None | Unset = UNSET,
-        ephemeral: bool = False,
-        *,
-        expected_version: int | None = None,
-    ) -> str:
-        """Same as :meth:`MemoryStore.commit`, in this transaction."""
-        result: str = run(self._block.do(self._block.put(fact, session_id, ephemeral, expected_version)))
-        return result
-
-    def commit_model(
-        self,
-        model: BaseModel,
-        fact_id: str | None = None,
-        source: str | None = None,
-        session_id: str | None | Unset = UNSET,
-        ephemeral: bool = False,
-        *,
-        typename: str | None = None,
-        expected_version: int | None = None,
-    ) -> str:
-        """Same as :meth:`MemoryStore.commit_model`, in this transaction."""
-        intent = self._block.put_model(model, fact_id, typename, source, session_id, ephemeral, expected_version)
-        result: str = run(self._block.do(intent))
-        return result
-
-    def update(self, fact_id: str, patch: Patch, *, deep: bool = False, expected_version: int | None = None) -> str:
-        """Same as :meth:`MemoryStore.update`, in this transaction."""
-        result: str = run(self._block.do(self._block.engine.patch(fact_id, patch, deep, expected_version)))
-        return result
-
-    def delete(self, fact_id: str, *, expected_version: int | None = None) -> str:
-        """Same as :meth:`MemoryStore.delete`, in this transaction."""
-        result: str = run(self._block.do(self._block.engine.remove(fact_id, UNSET, expected_version)))
-        return result
-
-    def promote_session(self, session_id: str, selector: Selector | Filters | None = None) -> list[str]:
-        """Same as :meth:`MemoryStore.promote_session`, in this transaction."""
-        result: list[str] = run(self._block.do(self._store._promote(session_id, selector)))
-        return result
-
-    def discard_session(self, session_id: str) -> int:
-        """Same as :meth:`MemoryStore.discard_session`, in this transaction."""
-        result: int = run(self._block.do(self._store._discard(session_id)))
-        return result
-
-    def get(self, fact_id: str) -> dict[str, Any] | None:
-        """Same as :meth:`MemoryStore.get`, with this transaction's changes."""
-        return self._store._dict(run(self._block.get(fact_id)))
-
-    def get_model(self, fact_id: str) -> Any:
-        """Same as :meth:`MemoryStore.get_model`, with this transaction's changes."""
-        return self._store._model(fact_id, run(self._block.get(fact_id)))
-
-    def query(
-        self,
-        typename: str | None = None,
-        filters: Filters | None = None,
-        session_id: str | None | Unset = UNSET,
-        limit: int | None = None,
-        offset: int = 0,
-        order_by: str | Sequence[str] | None = None,
-    ) -> list[dict[str, Any]]:
-        """Same as :meth:`MemoryStore.query`, with this transaction's changes."""
-        engine = self._block.engine
-        facts = run(self._block.select(engine.selection(typename, filters, session_id, limit, offset, order_by)))
-        return plain(facts, engine.registry.decode)
-
-    def count(
-        self, typename: str | None = None, filters: Filters | None = None, session_id: str | None | Unset = UNSET
-    ) -> int:
-        """Same as :meth:`MemoryStore.count`, with this transaction's changes."""
-        return run(self._block.count(self._block.engine.selection(typename, filters, session_id)))
-
-    def put_record(self, collection: str, key: str, value: bytes) -> None:
-        """Same as :meth:`MemoryStore.put_record`, in this transaction."""
-        self._block.put_record(record_write(collection, key, value))
-
-    def delete_record(self, collection: str, key: str) -> None:
-        """Same as :meth:`MemoryStore.delete_record`, in this transaction."""
-        self._block.put_record(record_write(collection, key, None))
-
-    def get_record(self, collection: str, key: str) -> bytes | None:
-        """Same as :meth:`MemoryStore.get_record`, with this transaction's changes."""
-        return run(self._block.record(collection, key))
-
-    def scan_records(
-        self,
-        collection: str,
-        *,
-        start: str | None = None,
-        end: str | None = None,
-        limit: int | None = None,
-        reverse: bool = False,
-    ) -> list[Record]:
-        """Same as :meth:`MemoryStore.scan_records`, with this transaction's changes."""
-        return run(self._block.scan(collection, start, end, limit, reverse))
-
-    def savepoint(self) -> BlockSavepoint:
-        """Remember the state of this transaction; an exception in ``with tx.savepoint():`` goes back to it, and on."""
-        return BlockSavepoint(self._block)
-
-
-class BlockSavepoint:
-    """A place inside of a transaction block. Works the same in both flavours: nothing waits."""
-
-    def __init__(self, block: Block) -> None:
-        self._block = block
-        self._kept: Kept = block.keep()
-
-    def rollback(self) -> None:
-        """Undo what the block has done since."""
-        self._block.go_back(self._kept)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        if exc_type is not None:
-            self.rollback()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.__exit__(exc_type, exc, traceback)

@@ -40,11 +40,15 @@ class HookAdapter:
         return self.target_types is None or typename in self.target_types
 
     def wanted(self, changes: Sequence[Change]) -> list[Change]:
-        """The changes that the hook is told of: those to or from a type that it wants."""
+        """The changes as the hook is told of them: facts of types that it does not want do not exist for it."""
         if self.target_types is None:
             return list(changes)
-        return [
-            change
-            for change in changes
-            if any(fact is not None and self.wants(fact.type) for fact in (change.before, change.after))
-        ]
+        seen = (Change(change.fact_id, self._seen(change.before), self._seen(change.after)) for change in changes)
+        return [change for change in seen if change.before is not None or change.after is not None]
+
+    def _seen(self, fact: Fact | None) -> Fact | None:
+        return fact if fact is not None and self.wants(fact.type) else None
+
+    def as_committed(self, fact_id: str, fact: Fact | None) -> Change:
+        """The change that makes the index what is committed, whatever it was."""
+        return Change(fact_id, None, self._seen(fact))
