@@ -23,6 +23,7 @@ from memstate_core.facts import (
     UNSET,
     Entry,
     Fact,
+    IndexEntry,
     Operation,
     StoredFact,
     Transaction,
@@ -357,6 +358,21 @@ class Engine:
     ) -> NewEntry:
         """The journal entry of a move of the head."""
         return NewEntry(session_id, operation, actor, reason, mark, self._now(), position.head, head, redo)
+
+    async def position(self, tx: StorageTransaction, session_id: str | None) -> Position:
+        """Where a session stands, with the definitions that hold there."""
+        position = await tx.position(session_id)
+        if position.generation != self._generation:
+            await self._read_definitions(tx)
+        return position
+
+    def described(self, fact: StoredFact) -> tuple[StoredFact, tuple[IndexEntry, ...]]:
+        """A past version of a fact with the singleton place and index entries that it has under today's definitions."""
+        definition = self._definitions.get(fact.type)
+        if definition is None or not definition.indexed:
+            return fact, ()
+        place, fields = describe(definition, fact.type, self.registry.decode(fact), fact.session_id)
+        return fact._replace(singleton=place), fields
 
     # Reading
 

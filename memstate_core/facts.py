@@ -119,7 +119,7 @@ class IndexEntry(NamedTuple):
 
 
 class FactChange(NamedTuple):
-    """What a transaction does to one fact, as storages see it; ``fields`` are the index entries of a new ``after``."""
+    """What a transaction does to one fact, as storages see it; ``fields`` are the index entries of ``after``."""
 
     before: StoredFact | None
     after: StoredFact | None

@@ -35,6 +35,8 @@ INDEXED_LENGTH: Final = 200
 _CUT: Final = "\x01"
 
 NULL, BOOLEAN, NUMBER, STRING, ARRAY, OBJECT = range(6)
+# The kind of an index entry that says that there is no value at its path.
+ABSENT: Final = -1
 
 Test = Callable[[Any], bool]
 
@@ -131,12 +133,11 @@ def index_key(value: Any) -> tuple[int, str | int | float]:
 
 
 def index_entries(payload: Mapping[str, Any], paths: Iterable[str]) -> tuple[IndexEntry, ...]:
-    """The index entries of a payload for the declared paths; a missing field has none."""
+    """The index entries of a payload, one for each declared path; a missing field's is of kind ABSENT."""
     entries = []
     for path in paths:
         value = lookup(payload, split_path(path))
-        if value is not MISSING:
-            entries.append(IndexEntry(path, *index_key(value)))
+        entries.append(IndexEntry(path, ABSENT, 0) if value is MISSING else IndexEntry(path, *index_key(value)))
     return tuple(entries)
 
 

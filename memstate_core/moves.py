@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -13,6 +13,7 @@ from memstate_core.errors import ConflictError, NotFoundError
 from memstate_core.facts import (
     Entry,
     FactChange,
+    IndexEntry,
     Moved,
     Operation,
     StoredFact,
@@ -217,20 +218,26 @@ async def _move(
     actor, mark = engine.attribution(actor, reason, None)
 
     async def planner(tx: StorageTransaction) -> Plan:
-        position = await tx.position(session_id)
+        position = await engine.position(tx, session_id)
         route: Route = await router(tx, position)
         path = [*route.up, *route.down]
         if not path:
             return Plan(position, Moved(), session_id, Batch())
         facts = await tx.facts(touched(path))
         move = plan_move(route.up, route.down, {id_: fact.version for id_, fact in facts.items()})
-        images = await tx.versions(images_of(path))
-        blocked = await _blocked(tx, move, images, facts)
+        images = {(fact.id, fact.version): fact for fact in facts.values()}
+        images |= await tx.versions([image for image in images_of(path) if image not in images])
+        coming = {
+            id_: engine.described(images[id_, version])
+            for id_, version in move.targets.items()
+            if version and id_ not in move.conflicts
+        }
+        blocked = await _blocked(tx, move, coming)
         kept = [*move.conflicts, *blocked]
         if kept and on_conflict == "raise":
             raise await _conflict(tx, operation, session_id, kept[0], blocked.get(kept[0]))
         changes = [
-            FactChange(facts.get(id_), images[id_, version] if version else None)
+            FactChange(facts.get(id_), *(coming[id_] if version else (None,)))
             for id_, version in move.targets.items()
             if id_ not in blocked and id_ not in move.conflicts
         ]
@@ -249,31 +256,30 @@ async def _move(
 
 
 async def _blocked(
-    tx: StorageTransaction,
-    move: Move,
-    images: dict[tuple[str, int], StoredFact],
-    facts: dict[str, StoredFact],
+    tx: StorageTransaction, move: Move, coming: Mapping[str, tuple[StoredFact, tuple[IndexEntry, ...]]]
 ) -> dict[str, str]:
     """Facts that cannot come back because another fact has their singleton place: id -> the other's id."""
     blocked: dict[str, str] = {}
-    while True:
-        coming = {
-            image.singleton: id_
-            for id_, version in move.targets.items()
-            if version and id_ not in blocked and id_ not in move.conflicts
-            if (image := images[id_, version]).singleton is not None
-        }
-        found = False
-        for place, holder in (await tx.holders(list(coming))).items():
-            leaves = holder.id in move.targets and holder.id not in blocked and holder.id not in move.conflicts
-            if leaves:
-                version = move.targets[holder.id]
-                leaves = not version or images[holder.id, version].singleton != place or coming[place] == holder.id
-            if not leaves and coming[place] != holder.id:
-                blocked[coming[place]] = holder.id
-                found = True
+
+    def leaves(holder: StoredFact, place: str) -> bool:
+        if holder.id not in move.targets or holder.id in blocked or holder.id in move.conflicts:
+            return False
+        return holder.id not in coming or coming[holder.id][0].singleton != place
+
+    while True:  # a fact that is kept may in turn keep another one from coming back
+        places: dict[str, str] = {}
+        found: dict[str, str] = {}
+        for id_, (fact, _) in coming.items():
+            if fact.singleton is not None and id_ not in blocked:
+                other = places.setdefault(fact.singleton, id_)
+                if other != id_:
+                    found[id_] = other
+        for place, holder in (await tx.holders(list(places))).items():
+            if holder.id != places[place] and not leaves(holder, place):
+                found[places[place]] = holder.id
         if not found:
             return blocked
+        blocked |= found
 
 
 async def _conflict(

@@ -112,9 +112,10 @@ class Record(NamedTuple):
 class Batch:
     """All that one storage transaction writes, in this order of meaning.
 
-    ``restores`` says that every ``after`` is a version that the journal has already: storage makes it current again
-    instead of storing it twice. ``definitions`` (by type) raise the generation. ``drop_claims_of``
-    drops all claims of an owner; ``claims`` are inserted, or replaced where their key is held.
+    ``restores`` says that every ``after`` is a version that the journal has already, with the place and index entries
+    that it has now: storage makes it current again instead of storing it twice. ``definitions`` (by type) raise the
+    generation. ``drop_claims_of`` drops all claims of an owner; ``claims`` are inserted, or replaced where their key is
+    held.
     """
 
     entry: NewEntry | None = None
@@ -206,9 +207,7 @@ class StorageTransaction(Protocol):
     async def reindex(
         self, typename: str, compute: Callable[[StoredFact], tuple[str | None, tuple[IndexEntry, ...]]]
     ) -> None:
-        """Give every version of every fact of a type the singleton place and index entries that ``compute`` returns.
-
-        Current facts are given theirs in the order of their ordinals.
+        """Give every current fact of a type the singleton place and index entries that ``compute`` returns.
 
         :raises ConflictError: two current facts would have one place.
         """

@@ -1,10 +1,11 @@
 """The tables of :mod:`memstate_core.storages.sqlite`, as an append-only list of numbered migrations.
 
-A fact's versions are rows of ``memstate_facts``, of which at most one is ``current``; undoing and redoing move that
-flag and copy nothing. ``memstate_transactions`` is the journal: a tree by ``parent``, and a list per session by
-``previous``; its ``changes`` are ``[[fact id, version before, version after], …]``. Which transactions changed a fact
-is told by ``made_by`` of its versions, and by ``memstate_touched`` for those that made no version of it.
-``memstate_fields`` are the declared index entries. Each index less is a page less that a commit writes.
+``memstate_facts`` are the facts as they are, in the order of their making (``row`` is the ordinal), changed in place;
+``memstate_versions`` are the versions that were replaced or removed, so that rollback can bring them back.
+``memstate_fields`` are the declared index entries of current facts. ``memstate_transactions`` is the journal: a tree by
+``parent``, and a list per session by ``previous``; its ``changes`` are ``[[fact id, version before, version after],
+…]``. Which transactions changed a fact is told by ``made_by`` of its versions, and by ``memstate_touched`` for those
+that made no version of it. Each index less is a page less that a commit writes.
 """
 
 from __future__ import annotations
@@ -22,7 +23,6 @@ MIGRATIONS: Final[list[tuple[str, ...]]] = [
             namespace TEXT NOT NULL,
             id TEXT NOT NULL,
             version INTEGER NOT NULL,
-            current INTEGER NOT NULL,
             type TEXT NOT NULL,
             payload TEXT NOT NULL,
             source TEXT,
@@ -31,18 +31,34 @@ MIGRATIONS: Final[list[tuple[str, ...]]] = [
             ephemeral INTEGER NOT NULL,
             schema_version INTEGER NOT NULL,
             singleton TEXT,
-            ordinal INTEGER NOT NULL,
-            has_fields INTEGER NOT NULL,
-            made_by INTEGER NOT NULL
+            made_by INTEGER NOT NULL,
+            UNIQUE (namespace, id)
         )
         """,
-        "CREATE INDEX memstate_facts_by_id ON memstate_facts (namespace, id, current, version)",
         """
         CREATE UNIQUE INDEX memstate_facts_by_singleton ON memstate_facts (namespace, singleton)
-        WHERE current = 1 AND singleton IS NOT NULL
+        WHERE singleton IS NOT NULL
         """,
-        "CREATE INDEX memstate_facts_by_type ON memstate_facts (namespace, type, ordinal) WHERE current = 1",
-        "CREATE INDEX memstate_facts_by_session ON memstate_facts (namespace, session_id, ordinal) WHERE current = 1",
+        "CREATE INDEX memstate_facts_by_type ON memstate_facts (namespace, type)",
+        "CREATE INDEX memstate_facts_by_session ON memstate_facts (namespace, session_id)",
+        """
+        CREATE TABLE memstate_versions (
+            row INTEGER NOT NULL,
+            namespace TEXT NOT NULL,
+            id TEXT NOT NULL,
+            version INTEGER NOT NULL,
+            type TEXT NOT NULL,
+            payload TEXT NOT NULL,
+            source TEXT,
+            session_id TEXT,
+            ts TEXT NOT NULL,
+            ephemeral INTEGER NOT NULL,
+            schema_version INTEGER NOT NULL,
+            singleton TEXT,
+            made_by INTEGER NOT NULL,
+            UNIQUE (namespace, id, version)
+        )
+        """,
         """
         CREATE TABLE memstate_fields (
             row INTEGER NOT NULL,
@@ -51,18 +67,13 @@ MIGRATIONS: Final[list[tuple[str, ...]]] = [
             type TEXT NOT NULL,
             kind INTEGER NOT NULL,
             value NOT NULL,
-            ordinal INTEGER NOT NULL,
-            current INTEGER NOT NULL,
             PRIMARY KEY (row, path)
         ) WITHOUT ROWID
         """,
+        "CREATE INDEX memstate_fields_by_value ON memstate_fields (namespace, type, path, kind, value, row)",
         """
-        CREATE INDEX memstate_fields_by_value ON memstate_fields (namespace, type, path, kind, value, ordinal)
-        WHERE current = 1
-        """,
-        """
-        CREATE TRIGGER memstate_fields_follow AFTER UPDATE OF current ON memstate_facts WHEN new.has_fields BEGIN
-            UPDATE memstate_fields SET current = new.current WHERE row = new.row;
+        CREATE TRIGGER memstate_fields_go AFTER DELETE ON memstate_facts BEGIN
+            DELETE FROM memstate_fields WHERE row = old.row;
         END
         """,
         """

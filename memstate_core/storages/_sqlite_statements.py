@@ -4,16 +4,28 @@ from __future__ import annotations
 
 from typing import Final
 
-FACT: Final = "id, type, payload, source, session_id, ts, version, ephemeral, schema_version, singleton, ordinal"
-FACT_OF_F: Final = ", ".join(f"f.{name}" for name in FACT.split(", "))
+_WITHOUT_ORDINAL: Final = (
+    "id", "type", "payload", "source", "session_id", "ts", "version", "ephemeral", "schema_version", "singleton",
+)  # fmt: skip
+
+# In the order of StoredFact; a fact's row is its ordinal.
+FACT: Final = ", ".join((*_WITHOUT_ORDINAL, "row"))
+FACT_OF_F: Final = ", ".join(f"f.{name}" for name in (*_WITHOUT_ORDINAL, "row"))
 ENTRY: Final = "t.seq, t.session_id, t.parent, t.head, t.operation, t.actor, t.reason, t.mark, t.ts, t.changes"
 
-SELECT_FACT: Final = f"SELECT {FACT} FROM memstate_facts WHERE namespace = ? AND id = ? AND current = 1"
-SELECT_VERSION: Final = (
-    f"SELECT {FACT} FROM memstate_facts WHERE namespace = ? AND id = ? AND current IN (0, 1) AND version = ?"
-)
-SELECT_HOLDER: Final = f"SELECT {FACT} FROM memstate_facts WHERE namespace = ? AND singleton = ? AND current = 1"
-SELECT_LATEST: Final = "SELECT max(version) FROM memstate_facts WHERE namespace = ? AND id = ? AND current = ?"
+SELECT_FACT: Final = f"SELECT {FACT} FROM memstate_facts WHERE namespace = ? AND id = ?"
+SELECT_VERSION: Final = f"""
+    SELECT {FACT} FROM memstate_versions WHERE namespace = ?1 AND id = ?2 AND version = ?3
+    UNION ALL SELECT {FACT} FROM memstate_facts WHERE namespace = ?1 AND id = ?2 AND version = ?3
+    LIMIT 1
+"""
+SELECT_HOLDER: Final = f"SELECT {FACT} FROM memstate_facts WHERE namespace = ? AND singleton = ?"
+SELECT_LATEST: Final = """
+    SELECT max(
+        coalesce((SELECT max(version) FROM memstate_versions WHERE namespace = ?1 AND id = ?2), 0),
+        coalesce((SELECT version FROM memstate_facts WHERE namespace = ?1 AND id = ?2), 0)
+    )
+"""
 SELECT_POSITION: Final = """
     SELECT coalesce(s.head, 0), coalesce(s.redo, 0), coalesce(g.generation, 0),
            EXISTS (SELECT 1 FROM memstate_claims WHERE namespace = ?1)
@@ -30,19 +42,31 @@ SELECT_LINE: Final = f"""
     )
     SELECT {ENTRY} FROM line CROSS JOIN memstate_transactions t ON t.seq = line.seq ORDER BY line.place
 """
-INSERT_FACT: Final = f"""
-    INSERT INTO memstate_facts (namespace, current, has_fields, made_by, {FACT}) VALUES (?, 1, ?, ?{", ?" * 11})
+# A version is archived when it stops being the current one; one that came back is in the archive already.
+ARCHIVE: Final = f"""
+    INSERT OR IGNORE INTO memstate_versions (namespace, made_by, {FACT})
+    SELECT namespace, made_by, {FACT} FROM memstate_facts WHERE row = ?
 """
-INSERT_FIELD: Final = """
-    INSERT INTO memstate_fields (row, path, namespace, type, kind, value, ordinal, current)
-    VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+_MADE_BY: Final = "(SELECT made_by FROM memstate_versions WHERE namespace = ? AND id = ? AND version = ?)"
+_INSERT: Final = f"INSERT INTO memstate_facts ({FACT}, namespace, made_by) VALUES ({'?, ' * 11}?, "
+_UPDATE: Final = f"UPDATE memstate_facts SET {', '.join(f'{name} = ?' for name in _WITHOUT_ORDINAL)}, made_by = "
+INSERT_FACT: Final = f"{_INSERT}?)"
+INSERT_FACT_AGAIN: Final = f"{_INSERT}{_MADE_BY})"
+UPDATE_FACT: Final = f"{_UPDATE}? WHERE row = ?"
+UPDATE_FACT_AGAIN: Final = f"{_UPDATE}{_MADE_BY} WHERE row = ?"
+DELETE_FACT: Final = "DELETE FROM memstate_facts WHERE row = ?"
+LEAVE_PLACE: Final = "UPDATE memstate_facts SET singleton = NULL WHERE row = ?"
+PUT_FIELD: Final = """
+    INSERT INTO memstate_fields (row, path, namespace, type, kind, value) VALUES (?, ?, ?, ?, ?, ?)
+    ON CONFLICT (row, path) DO UPDATE SET kind = excluded.kind, value = excluded.value
+    WHERE kind != excluded.kind OR value != excluded.value
 """
+DELETE_FIELD: Final = "DELETE FROM memstate_fields WHERE row = ? AND path = ?"
 CHANGED_BY: Final = """
     SELECT made_by AS seq FROM memstate_facts WHERE namespace = ?1 AND id = ?2
+    UNION SELECT made_by FROM memstate_versions WHERE namespace = ?1 AND id = ?2
     UNION SELECT seq FROM memstate_touched WHERE namespace = ?1 AND fact_id = ?2
 """
-RETIRE: Final = "UPDATE memstate_facts SET current = 0 WHERE namespace = ? AND id = ? AND current = 1"
-RESTORE: Final = "UPDATE memstate_facts SET current = 1 WHERE namespace = ? AND id = ? AND current = 0 AND version = ?"
 INSERT_TRANSACTION: Final = """
     INSERT INTO memstate_transactions
         (namespace, session_id, previous, parent, head, operation, actor, reason, mark, ts, changes)

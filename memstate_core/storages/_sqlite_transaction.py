@@ -7,12 +7,12 @@ import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Final, TypeVar
 
-from memstate_core.errors import ConflictError
-from memstate_core.facts import UNSET, ChangedVersions, Entry, FactChange, IndexEntry, StoredFact, Unset
+from memstate_core.facts import UNSET, ChangedVersions, Entry, IndexEntry, StoredFact, Unset
 from memstate_core.filters import Range, sort_facts
 from memstate_core.protocols import Batch, Claim, Position, Record, Selection
 from memstate_core.storages import _sqlite_statements as sql
-from memstate_core.storages._ordinals import ordinal
+from memstate_core.storages._places import refuse_shared_places
+from memstate_core.storages._sqlite_writes import write_facts, write_fields
 
 T = TypeVar("T")
 
@@ -44,6 +44,7 @@ class SQLiteTransaction:
     """One transaction on one connection; nothing in it ever suspends."""
 
     def __init__(self, connection: sqlite3.Connection, namespace: str) -> None:
+        self._connection = connection
         self._execute = connection.execute
         self._executemany = connection.executemany
         self._namespace = namespace
@@ -55,8 +56,7 @@ class SQLiteTransaction:
         found: dict[str, StoredFact] = {}
         for some in _chunks(list(ids)):
             rows = self._execute(
-                f"SELECT {sql.FACT} FROM memstate_facts "
-                f"WHERE namespace = ? AND current = 1 AND id IN ({_marks(len(some))})",
+                f"SELECT {sql.FACT} FROM memstate_facts WHERE namespace = ? AND id IN ({_marks(len(some))})",
                 (self._namespace, *some),
             )
             found.update((row[0], StoredFact._make(row)) for row in rows)
@@ -65,10 +65,9 @@ class SQLiteTransaction:
     async def latest_versions(self, ids: Sequence[str]) -> dict[str, int]:
         latest: dict[str, int] = {}
         for id_ in ids:
-            for current in (0, 1):
-                version = self._execute(sql.SELECT_LATEST, (self._namespace, id_, current)).fetchone()[0]
-                if version is not None:
-                    latest[id_] = max(version, latest.get(id_, 0))
+            version = self._execute(sql.SELECT_LATEST, (self._namespace, id_)).fetchone()[0]
+            if version:
+                latest[id_] = version
         return latest
 
     async def holders(self, singletons: Sequence[str]) -> dict[str, StoredFact]:
@@ -88,7 +87,7 @@ class SQLiteTransaction:
 
     async def select(self, selection: Selection) -> list[StoredFact]:
         source, parameters, residual = self._source(selection)
-        text = f"SELECT {sql.FACT_OF_F} FROM {source} ORDER BY f.ordinal"
+        text = f"SELECT {sql.FACT_OF_F} FROM {source} ORDER BY f.row"
         end = None if selection.limit is None else selection.offset + selection.limit
         if not residual and not selection.order and (end is not None or selection.offset):
             text += " LIMIT ? OFFSET ?"
@@ -120,7 +119,7 @@ class SQLiteTransaction:
         range_ = self._range(selection)
         parameters: list[Any]
         if range_ is None:
-            text = "memstate_facts f WHERE f.namespace = ? AND f.current = 1"
+            text = "memstate_facts f WHERE f.namespace = ?"
             parameters = [self._namespace]
             if selection.typename is not None:
                 text += " AND f.type = ?"
@@ -130,7 +129,7 @@ class SQLiteTransaction:
             assert selection.predicate is not None
             text = (
                 "memstate_fields x CROSS JOIN memstate_facts f ON f.row = x.row "
-                "WHERE x.namespace = ? AND x.type = ? AND x.path = ? AND x.kind = ? AND x.current = 1"
+                "WHERE x.namespace = ? AND x.type = ? AND x.path = ? AND x.kind = ?"
             )
             parameters = [self._namespace, selection.typename, range_.path, range_.kind]
             if range_.low is not None and range_.low == range_.high:
@@ -265,43 +264,31 @@ class SQLiteTransaction:
     async def reindex(
         self, typename: str, compute: Callable[[StoredFact], tuple[str | None, tuple[IndexEntry, ...]]]
     ) -> None:
-        rows = self._execute(
-            f"SELECT row, current, {sql.FACT} FROM memstate_facts WHERE namespace = ? AND type = ? ORDER BY ordinal",
-            (self._namespace, typename),
-        ).fetchall()
-        described = [(row[0], row[1], fact := StoredFact._make(row[2:]), *compute(fact)) for row in rows]
-        places: dict[str, str] = {}
-        for _, current, fact, place, _ in described:
-            if current and place is not None and places.setdefault(place, fact.id) != fact.id:
-                raise ConflictError(
-                    f"facts {places[place]!r} and {fact.id!r} would have the same singleton value ({place})",
-                    fact_id=places[place],
-                )
+        facts = [
+            StoredFact._make(row)
+            for row in self._execute(
+                f"SELECT {sql.FACT} FROM memstate_facts WHERE namespace = ? AND type = ? ORDER BY row",
+                (self._namespace, typename),
+            )
+        ]
+        described = [(fact, *compute(fact)) for fact in facts]
+        refuse_shared_places((fact.id, place) for fact, place, _ in described)
         self._execute(
             "UPDATE memstate_facts SET singleton = NULL WHERE namespace = ? AND type = ?", (self._namespace, typename)
         )
-        self._executemany("DELETE FROM memstate_fields WHERE row = ?", [(row,) for row, *_ in described])
+        self._execute("DELETE FROM memstate_fields WHERE namespace = ? AND type = ?", (self._namespace, typename))
         self._executemany(
-            "UPDATE memstate_facts SET singleton = ?, has_fields = ? WHERE row = ?",
-            [(place, bool(index), row) for row, _, _, place, index in described],
+            "UPDATE memstate_facts SET singleton = ? WHERE row = ?",
+            [(place, fact.ordinal) for fact, place, _ in described if place is not None],
         )
-        for row, current, fact, _, index in described:
-            self._insert_fields(row, fact, index, current)
-
-    def _insert_fields(self, row: int, fact: StoredFact, index: Sequence[IndexEntry], current: int) -> None:
-        for path, kind, value in index:
-            self._execute(sql.INSERT_FIELD, (row, path, self._namespace, fact.type, kind, value, fact.ordinal, current))
+        write_fields(self._connection, self._namespace, [(fact, entries) for fact, _, entries in described])
 
     async def write(self, batch: Batch) -> int:
         seq = 0
         if batch.entry is not None:
             seq = self._write_entry(batch)
-        for change in batch.changes:
-            if change.before is not None:
-                self._execute(sql.RETIRE, (self._namespace, change.fact_id))
-        for place, change in enumerate(batch.changes):
-            if change.after is not None:
-                self._make_current(change, seq, place, batch.restores)
+        if batch.changes:
+            write_facts(self._connection, self._namespace, batch.changes, seq, batch.restores)
         if batch.savepoint is not None:
             session_id, name, at = batch.savepoint
             self._execute(
@@ -361,19 +348,6 @@ class SQLiteTransaction:
         head = seq if entry.head is None else entry.head
         self._execute(sql.MOVE_HEAD, (self._namespace, session, head, entry.redo, seq))
         return seq
-
-    def _make_current(self, change: FactChange, seq: int, place: int, restores: bool) -> None:
-        fact = change.after
-        assert fact is not None
-        if restores:
-            self._execute(sql.RESTORE, (self._namespace, fact.id, fact.version))
-            return
-        if fact.ordinal < 0:
-            fact = StoredFact._make((*fact[:-1], ordinal(seq, place)))  # _replace takes ten times as long
-        row = self._execute(sql.INSERT_FACT, (self._namespace, bool(change.fields), seq, *fact)).lastrowid
-        if change.fields:
-            assert row is not None
-            self._insert_fields(row, fact, change.fields, 1)
 
     def _write_records(self, batch: Batch) -> None:
         for collection, key, value in batch.records:

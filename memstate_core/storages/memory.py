@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from memstate_core._bridge import run
-from memstate_core.errors import ClosedError, ConflictError
+from memstate_core.errors import ClosedError
 from memstate_core.facts import (
     UNSET,
     ChangedVersions,
@@ -25,6 +25,7 @@ from memstate_core.protocols import Batch, Claim, Position, Record, RecordWrite,
 from memstate_core.storages._forks import renew_after_fork
 from memstate_core.storages._locks import Exclusive
 from memstate_core.storages._ordinals import ordinal
+from memstate_core.storages._places import refuse_shared_places, shared_place
 
 T = TypeVar("T")
 
@@ -37,7 +38,7 @@ class _Namespace:
     def __init__(self) -> None:
         self.facts: dict[str, StoredFact] = {}
         self.versions: dict[str, dict[int, StoredFact]] = {}
-        self.index: dict[tuple[str, int], tuple[IndexEntry, ...]] = {}
+        self.fields: dict[str, tuple[IndexEntry, ...]] = {}
         self.by_type: dict[str, Ids] = defaultdict(dict)
         self.by_session: dict[str | None, Ids] = defaultdict(dict)
         self.by_field: dict[tuple[str, str], dict[tuple[int, Any], Ids]] = defaultdict(dict)
@@ -60,20 +61,22 @@ class _Namespace:
         del self.by_session[fact.session_id][fact.id]
         if fact.singleton is not None and self.places.get(fact.singleton) == fact.id:
             del self.places[fact.singleton]
-        for path, kind, key in self.index.get((fact.id, fact.version), ()):
+        for path, kind, key in self.fields.pop(fact.id, ()):
             holders = self.by_field[fact.type, path][kind, key]
             del holders[fact.id]
             if not holders:
                 del self.by_field[fact.type, path][kind, key]
 
-    def put_in(self, fact: StoredFact) -> None:
+    def put_in(self, fact: StoredFact, fields: tuple[IndexEntry, ...]) -> None:
         self.facts[fact.id] = fact
         self.by_type[fact.type][fact.id] = None
         self.by_session[fact.session_id][fact.id] = None
         if fact.singleton is not None:
             self.places[fact.singleton] = fact.id
-        for path, kind, key in self.index.get((fact.id, fact.version), ()):
-            self.by_field[fact.type, path].setdefault((kind, key), {})[fact.id] = None
+        if fields:
+            self.fields[fact.id] = fields
+            for path, kind, key in fields:
+                self.by_field[fact.type, path].setdefault((kind, key), {})[fact.id] = None
 
     def put_record(self, write: RecordWrite) -> None:
         keys, records = self.record_keys[write.collection], self.records[write.collection]
@@ -224,27 +227,15 @@ class _MemoryTransaction:
         self, typename: str, compute: Callable[[StoredFact], tuple[str | None, tuple[IndexEntry, ...]]]
     ) -> None:
         data = self._data
-        described = {
-            (id_, version): compute(fact)
-            for id_, versions in data.versions.items()
-            for version, fact in versions.items()
-            if fact.type == typename
-        }
-        places: dict[str, str] = {}
-        for fact in sorted(data.facts.values(), key=lambda fact: fact.ordinal):
-            place = described.get((fact.id, fact.version), (None, ()))[0]
-            if place is not None and places.setdefault(place, fact.id) != fact.id:
-                raise two_facts_in(place, places[place], fact.id)
+        facts = sorted((data.facts[id_] for id_ in data.by_type.get(typename, ())), key=lambda fact: fact.ordinal)
+        described = [(fact, *compute(fact)) for fact in facts]
+        refuse_shared_places((fact.id, place) for fact, place, _ in described)
 
         def lay_down() -> None:
-            current = [fact for fact in data.facts.values() if fact.type == typename]
-            for fact in current:
+            for fact, _, _ in described:
                 data.take_out(fact)
-            for (id_, version), (place, index) in described.items():
-                data.versions[id_][version] = data.versions[id_][version]._replace(singleton=place)
-                data.index[id_, version] = index
-            for fact in current:
-                data.put_in(data.versions[fact.id][fact.version])
+            for fact, place, fields in described:
+                data.put_in(fact._replace(singleton=place), fields)
 
         self._staged.append(lay_down)
 
@@ -273,7 +264,7 @@ class _MemoryTransaction:
                 if other in leaving:
                     continue
             if other != after.id:
-                raise two_facts_in(after.singleton, other, after.id)
+                raise shared_place(after.singleton, other, after.id)
 
     def _lay_down(self, batch: Batch, changes: Sequence[FactChange], seq: int) -> None:
         data = self._data
@@ -284,13 +275,9 @@ class _MemoryTransaction:
             after = change.after
             if after is None:
                 continue
-            if batch.restores:
-                after = data.versions[after.id][after.version]
-            else:
+            if not batch.restores:
                 data.versions.setdefault(after.id, {})[after.version] = after
-                if change.fields:
-                    data.index[after.id, after.version] = change.fields
-            data.put_in(after)
+            data.put_in(after, change.fields)
         if batch.entry is not None:
             new = batch.entry
             head = seq if new.head is None else new.head
@@ -345,10 +332,6 @@ def versions_of(changes: Iterable[FactChange]) -> tuple[ChangedVersions, ...]:
             for before, after, _ in changes
         ]
     )
-
-
-def two_facts_in(place: str, first: str, second: str) -> ConflictError:
-    return ConflictError(f"facts {first!r} and {second!r} would have the same singleton value ({place})", fact_id=first)
 
 
 class InMemoryStorage:
