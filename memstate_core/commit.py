@@ -20,7 +20,7 @@ from memstate_core.changes import Decode, to_change
 from memstate_core.errors import HookError, HookTimeoutError
 from memstate_core.facts import Change, FactChange, StoredFact
 from memstate_core.hooks._adapter import HookAdapter
-from memstate_core.owners import new_owner
+from memstate_core.owners import owning
 from memstate_core.protocols import (
     Batch,
     Claim,
@@ -123,6 +123,8 @@ class Committer:
     async def _commit_alone(self, planner: Planner) -> Plan:
         async def work(tx: StorageTransaction) -> Plan:
             plan = await planner(tx)
+            if self.hooks and self._wanted(plan):
+                raise Stale  # it came to nothing that hooks want when it was planned; now they must take part
             if plan.position.claimed:
                 await refuse_held(tx, [*plan.claim_keys(), plan.session_key()])
             plan.seq = await tx.write(plan.batch)
@@ -132,33 +134,32 @@ class Committer:
 
     async def _commit_with_hooks(self, planner: Planner) -> Plan:
         plan = await self.storage.read(self.namespace, planner, snapshot=True)
-        changes = [to_change(change, self.decode) for change in plan.changes]
-        told = [(hook, wanted) for hook in self.hooks if (wanted := hook.wanted(changes))]
+        told = self._wanted(plan)
         if not told:
             return await self._commit_alone(planner)
         batches = [(hook, wanted, await prepare(self.runtime, hook, wanted)) for hook, wanted in told]
-        owner = new_owner()
 
         async def critical(interruption: Interruption) -> Plan:
-            try:
-                await self._claim(plan, owner, tuple(hook.name for hook, _ in told))
-            except BaseException as error:
-                if not isinstance(error, Held | Stale):
-                    await self._release(owner, error)
-                raise
             started: list[tuple[HookAdapter, list[Change]]] = []
-            with self.runtime.keep_alive(lambda: self.recovery.renew(owner), self.lease / 3):
+            with owning() as owner, self.runtime.keep_alive(lambda: self.recovery.renew(owner), self.lease / 3):
                 try:
+                    await self._claim(plan, owner, tuple(hook.name for hook, _ in told))
                     for hook, wanted, batch in batches:
                         started.append((hook, wanted))
                         await apply(self.runtime, hook, batch, len(wanted))
                         interruption.check()
                     return await self._decide(plan, owner)
                 except BaseException as error:
-                    await self._compensate(plan, owner, started, error)
+                    if started or not isinstance(error, Held | Stale):  # those two of the claim left nothing behind
+                        await self._compensate(plan, owner, started, error)
                     raise
 
         return await self.runtime.shielded(critical)
+
+    def _wanted(self, plan: Plan) -> list[tuple[HookAdapter, list[Change]]]:
+        """The hooks that take part, with the changes that each is told of."""
+        changes = [to_change(change, self.decode) for change in plan.changes]
+        return [(hook, wanted) for hook in self.hooks if (wanted := hook.wanted(changes))]
 
     async def _claim(self, plan: Plan, owner: str, hooks: tuple[str, ...]) -> None:
         keys = plan.claim_keys()
@@ -269,6 +270,11 @@ async def _check_ground(tx: StorageTransaction, plan: Plan) -> None:
         if (fact.version if fact else 0) != (change.before.version if change.before else 0):
             raise Stale
     ids = {change.fact_id for change in plan.changes}
+    if not plan.moves:
+        # A fact that was changed and rolled back meanwhile is as it was, but its next version number is used.
+        latest = await tx.latest_versions(list(ids))
+        if any(change.after and change.after.version <= latest.get(change.fact_id, 0) for change in plan.changes):
+            raise Stale
     places = [change.after.singleton for change in plan.changes if change.after and change.after.singleton]
     if any(holder.id not in ids for holder in (await tx.holders(places)).values()):
         raise Stale

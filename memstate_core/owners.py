@@ -12,7 +12,10 @@ import os
 import socket
 import sys
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
+
+_alive: set[str] = set()
 
 
 @functools.lru_cache(maxsize=1)
@@ -42,14 +45,22 @@ def _process(pid: int) -> str:
     return f"{_host()}|{pid}|{started or ''}"
 
 
-def new_owner() -> str:
-    """A name for one transaction of this process."""
-    return f"{_process(os.getpid())}|{uuid.uuid4().hex}"
+@contextlib.contextmanager
+def owning() -> Iterator[str]:
+    """A name under which one transaction of this process claims facts, for as long as the block runs."""
+    owner = f"{_process(os.getpid())}|{uuid.uuid4().hex}"
+    _alive.add(owner)
+    try:
+        yield owner
+    finally:
+        _alive.discard(owner)
 
 
 def is_gone(owner: str) -> bool:
-    """Whether an owner's process is known not to exist any more; False when that cannot be told."""
+    """Whether an owner is known to have ended, interrupted or killed; False when that cannot be told."""
     with contextlib.suppress(ValueError):
         host, pid, started, _ = owner.split("|")
+        if f"{host}|{pid}|{started}" == _process(os.getpid()):
+            return owner not in _alive
         return bool(host and started) and host == _host() and _started(int(pid)) != started
     return False

@@ -13,7 +13,7 @@ from memstate_core.changes import Decode
 from memstate_core.errors import BusyError, HookError
 from memstate_core.facts import StoredFact
 from memstate_core.hooks._adapter import HookAdapter
-from memstate_core.owners import is_gone, new_owner
+from memstate_core.owners import is_gone, owning
 from memstate_core.protocols import Batch, Claim, Selection, Storage, StorageTransaction
 
 # So many facts are given to a hook at a time when an index is mended or rebuilt.
@@ -100,24 +100,21 @@ class Recovery:
 
     async def _heal(self, claims: Sequence[Claim]) -> bool:
         """Take the claims over, tell the hooks the committed state, drop the claims; whether any were ours to take."""
-        owner = new_owner()
         keys = [claim.key for claim in claims]
 
-        async def take_over(tx: StorageTransaction) -> list[Claim]:
+        async def take_over(tx: StorageTransaction, owner: str) -> list[Claim]:
             expires = time.time() + self.lease
             held = [claim for claim in await tx.claims(keys) if _abandoned(claim)]
             if held:
                 await tx.write(Batch(claims=[claim._replace(owner=owner, expires=expires) for claim in held]))
             return held
 
-        taken = await self.storage.write(self.namespace, take_over)
-        if not taken:
-            return False
-        told: dict[str, list[str]] = defaultdict(list)
-        for claim in taken:
-            for name in claim.hooks:
-                told[name].extend(_fact_ids([claim]))
-        with self.runtime.keep_alive(lambda: self.renew(owner), self.lease / 3):
+        with owning() as owner, self.runtime.keep_alive(lambda: self.renew(owner), self.lease / 3):
+            taken = await self.storage.write(self.namespace, lambda tx: take_over(tx, owner))
+            told: dict[str, list[str]] = defaultdict(list)
+            for claim in taken:
+                for name in claim.hooks:
+                    told[name].extend(_fact_ids([claim]))
             try:
                 for name, fact_ids in told.items():
                     for some in _chunks(fact_ids):
@@ -126,7 +123,7 @@ class Recovery:
                 await self.renew(owner, until=0.0)
                 raise
             await self._drop(owner)
-        return True
+        return bool(taken)
 
     async def renew(self, owner: str, *, until: float | None = None) -> None:
         """Renew an owner's lease; ``until`` (Unix time) another end than the usual one."""
@@ -171,23 +168,28 @@ class Recovery:
             waiting = list(some)
             deadline = time.monotonic() + self.claim_timeout
             while waiting:
-                owner = new_owner()
-                free, held = await self._claim_free(owner, hook, waiting)
+                free, held = await self._mend_free(hook, waiting)
                 if free:
                     deadline = time.monotonic() + self.claim_timeout
-                    with self.runtime.keep_alive(lambda owner=owner: self.renew(owner), self.lease / 3):  # type: ignore[misc]
-                        try:
-                            await self._bring_back(hook, free)
-                        except BaseException:
-                            await self.renew(owner, until=0.0)
-                            raise
-                        await self._drop(owner)
                 elif not await self.heal(held):
                     if time.monotonic() > deadline:
                         raise busy(held, self.claim_timeout)
                     await self.runtime.sleep(0.01)
                 done = set(free)
                 waiting = [id_ for id_ in waiting if id_ not in done]
+
+    async def _mend_free(self, hook: HookAdapter, fact_ids: Sequence[str]) -> tuple[list[str], list[Claim]]:
+        """Mend what nobody holds; returns those ids, and the claims on the others."""
+        with owning() as owner, self.runtime.keep_alive(lambda: self.renew(owner), self.lease / 3):
+            free, held = await self._claim_free(owner, hook, fact_ids)
+            if free:
+                try:
+                    await self._bring_back(hook, free)
+                except BaseException:
+                    await self.renew(owner, until=0.0)
+                    raise
+                await self._drop(owner)
+        return free, held
 
     async def _claim_free(
         self, owner: str, hook: HookAdapter, fact_ids: Sequence[str]

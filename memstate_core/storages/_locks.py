@@ -36,3 +36,10 @@ class Exclusive:
     ) -> None:
         self._holder = 0
         self._lock.release()
+
+    def pause(self) -> bool:
+        """Take the lock for a fork; False when the forking thread holds it already, and so must not wait for it."""
+        return self._holder != threading.get_ident() and self._lock.acquire()
+
+    def resume(self) -> None:
+        self._lock.release()

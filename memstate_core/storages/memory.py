@@ -22,7 +22,7 @@ from memstate_core.facts import (
 from memstate_core.filters import Range, sort_facts
 from memstate_core.intents import matches
 from memstate_core.protocols import Batch, Claim, Position, Record, RecordWrite, Selection, Work
-from memstate_core.storages._forks import renew_after_fork
+from memstate_core.storages._forks import tell_of_forks
 from memstate_core.storages._locks import Exclusive
 from memstate_core.storages._ordinals import ordinal
 from memstate_core.storages._places import refuse_shared_places, shared_place
@@ -347,10 +347,15 @@ class InMemoryStorage:
         self._lock = Exclusive()
         self._seq = 0
         self._closed = False
-        renew_after_fork(self)
+        self._paused = False
+        tell_of_forks(self)
 
-    def after_fork(self) -> None:
-        self._lock = Exclusive()
+    def before_fork(self) -> None:
+        self._paused = self._lock.pause()
+
+    def after_fork(self, *, in_child: bool) -> None:
+        if self._paused:
+            self._lock.resume()
 
     async def open(self) -> None:
         self._check_open()

@@ -10,6 +10,8 @@ import contextlib
 import contextvars
 import os
 import sqlite3
+import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -25,7 +27,7 @@ from memstate_core.errors import (
     ValidationFailed,
 )
 from memstate_core.protocols import Work
-from memstate_core.storages._forks import renew_after_fork
+from memstate_core.storages._forks import tell_of_forks
 from memstate_core.storages._locks import Exclusive
 from memstate_core.storages._sqlite_schema import migrate
 from memstate_core.storages._sqlite_transaction import SQLiteTransaction
@@ -36,6 +38,7 @@ Durability = Literal["normal", "full"]
 
 _CACHE_KIB: Final = 65536
 _MMAP_BYTES: Final = 268_435_456
+_FORK_PATIENCE: Final = 10.0  # seconds that a fork waits for readers in other threads
 _CHECKPOINT_PAGES: Final = 4000  # a commit dirties six pages or more, so the default of 1000 stops the writers often
 
 
@@ -69,17 +72,37 @@ class SQLiteStorage:
         self._single = self._given is not None or self._path == ":memory:"
         self._writer: sqlite3.Connection | None = None
         self._readers: list[sqlite3.Connection] = []
-        self._left_behind: list[sqlite3.Connection] = []
+        self._reading: dict[sqlite3.Connection, int] = {}
+        self._gate = threading.Lock()
+        self._paused = False
         self._lock = Exclusive()
         self._closed = False
-        renew_after_fork(self)
+        tell_of_forks(self)
 
-    def after_fork(self) -> None:
-        self._lock = Exclusive()
-        if not self._single:
-            # SQLite's connections must not be used, nor closed, on the other side of a fork.
-            self._left_behind += [*self._readers, *([self._writer] if self._writer else [])]
-            self._readers, self._writer = [], None
+    def before_fork(self) -> None:
+        self._paused = self._lock.pause()
+        self._gate.acquire()
+        me = threading.get_ident()
+        deadline = time.monotonic() + _FORK_PATIENCE
+        while any(thread != me for thread in list(self._reading.values())) and time.monotonic() < deadline:
+            time.sleep(0.001)
+        if self._paused and not self._single:
+            self._disconnect()
+
+    def after_fork(self, *, in_child: bool) -> None:
+        self._gate.release()
+        if self._paused:
+            self._lock.resume()
+
+    def _disconnect(self) -> None:
+        """Close what is open and idle; it is opened again when it is needed."""
+        connections = [*self._readers]
+        self._readers.clear()
+        if self._writer is not None and self._given is None:
+            connections.append(self._writer)
+        self._writer = None
+        for connection in connections:
+            connection.close()
 
     async def open(self) -> None:
         """Open the file and make or migrate its tables, if that has not happened."""
@@ -92,10 +115,9 @@ class SQLiteStorage:
                 return await work(SQLiteTransaction(connection, namespace))
         if self._writer is None:
             await self.open()
-        try:
-            connection = self._readers.pop()
-        except IndexError:
-            connection = self._connect()
+        with self._gate:
+            connection = self._readers.pop() if self._readers else self._connect()
+            self._reading[connection] = threading.get_ident()
         try:
             if snapshot:
                 connection.execute("BEGIN")
@@ -109,6 +131,7 @@ class SQLiteStorage:
                 connection.close()
             else:
                 self._readers.append(connection)
+            del self._reading[connection]
 
     async def write(self, namespace: str, work: Work[T]) -> T:
         with self._exclusively() as connection:
@@ -188,13 +211,7 @@ class SQLiteStorage:
     async def aclose(self) -> None:
         with self._lock:
             self._closed = True
-            connections = [*self._readers]
-            self._readers.clear()
-            if self._writer is not None and self._given is None:
-                connections.append(self._writer)
-            self._writer = None
-            for connection in connections:
-                connection.close()
+            self._disconnect()
 
     def close(self) -> None:
         """Close what this storage opened; a given connection stays open."""
@@ -228,14 +245,18 @@ class AsyncSQLiteStorage:
     ) -> None:
         self._storage = SQLiteStorage(database, durability=durability, timeout=timeout)
         self._thread = self._new_thread()
-        renew_after_fork(self)
+        tell_of_forks(self)
 
     @staticmethod
     def _new_thread() -> ThreadPoolExecutor:
         return ThreadPoolExecutor(max_workers=1, thread_name_prefix="memstate-sqlite")
 
-    def after_fork(self) -> None:
-        self._thread = self._new_thread()
+    def before_fork(self) -> None:
+        """The storage underneath prepares itself."""
+
+    def after_fork(self, *, in_child: bool) -> None:
+        if in_child:
+            self._thread = self._new_thread()
 
     async def _there(self, function: Callable[[], T]) -> T:
         """Call on the storage's thread, in the caller's context."""
