@@ -11,6 +11,7 @@ from memstate_core.facts import (
     ChangedVersions,
     Entry,
     FactChange,
+    LazyChanges,
     Operation,
     StoredFact,
     Transaction,
@@ -106,5 +107,5 @@ def to_transaction(entry: Entry, images: Images, decode: Decode) -> Transaction:
         ts=datetime.fromisoformat(entry.ts),
         parent=transaction_id(entry.parent),
         position=transaction_id(entry.head),
-        changes=tuple(change_of(change) for change in entry.changes),
+        changes=LazyChanges(len(entry.changes), lambda: tuple(map(change_of, entry.changes))),
     )

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, overload
+
+from pydantic_core import from_json
 
 
 class Unset:
@@ -97,7 +98,7 @@ class StoredFact(NamedTuple):
         return {
             "id": self.id,
             "type": self.type,
-            "payload": json.loads(self.payload) if payload is None else payload,
+            "payload": from_json(self.payload) if payload is None else payload,
             "source": self.source,
             "session_id": self.session_id,
             "ts": self.ts,
@@ -176,6 +177,44 @@ class Entry(NamedTuple):
     changes: tuple[ChangedVersions, ...]
 
 
+class LazyChanges(Sequence[Change]):
+    """The changes of a transaction, read from the journal's images when they are first looked at."""
+
+    __slots__ = ("_changes", "_count", "_read")
+
+    def __init__(self, count: int, read: Callable[[], tuple[Change, ...]]) -> None:
+        self._count = count
+        self._read: Callable[[], tuple[Change, ...]] | None = read
+        self._changes: tuple[Change, ...] = ()
+
+    def _all(self) -> tuple[Change, ...]:
+        if self._read is not None:
+            self._changes, self._read = self._read(), None
+        return self._changes
+
+    def __len__(self) -> int:
+        return self._count
+
+    @overload
+    def __getitem__(self, index: int) -> Change: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[Change, ...]: ...
+    def __getitem__(self, index: int | slice) -> Change | tuple[Change, ...]:
+        return self._all()[index]
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and self._all() == tuple(other)
+
+    def __hash__(self) -> int:
+        return hash(self._count)
+
+    def __repr__(self) -> str:
+        return repr(self._all())
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return tuple, (self._all(),)
+
+
 @dataclass(frozen=True, slots=True)
 class Transaction:
     """What changed together.
@@ -196,7 +235,7 @@ class Transaction:
     ts: datetime
     parent: str | None
     position: str | None
-    changes: tuple[Change, ...]
+    changes: Sequence[Change]
 
 
 def transaction_id(seq: int) -> str | None:
@@ -257,9 +296,3 @@ class TransactionContext:
     session_id: str | None | Unset = UNSET
     mark: str | None = None
     actor: str | None = None
-
-
-def plain(value: Mapping[str, Any]) -> dict[str, Any]:
-    """A deep copy of plain JSON data."""
-    copied: dict[str, Any] = json.loads(json.dumps(value))
-    return copied

@@ -21,9 +21,9 @@ order. A mapping whose keys do not begin with ``$`` is a value. Storages may nar
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import cmp_to_key
 from typing import Any, Final, NamedTuple
 
 from memstate_core.facts import IndexEntry, StoredFact
@@ -39,6 +39,8 @@ NULL, BOOLEAN, NUMBER, STRING, ARRAY, OBJECT = range(6)
 ABSENT: Final = -1
 
 Test = Callable[[Any], bool]
+
+_encode: Final = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
 
 
 def kind_of(value: Any) -> int:
@@ -60,7 +62,7 @@ def kind_of(value: Any) -> int:
 
 def canonical(value: Any) -> str:
     """JSON text that is the same for equal values (``1`` and ``1.0``; objects in any order)."""
-    return json.dumps(_canonical(value), sort_keys=True, ensure_ascii=True, separators=(",", ":"))
+    return _encode(value if isinstance(value, str) else _canonical(value))
 
 
 def _canonical(value: Any) -> Any:
@@ -86,6 +88,7 @@ def equal(left: Any, right: Any) -> bool:
     return bool(left == right)
 
 
+@functools.lru_cache(maxsize=1024)
 def split_path(path: str) -> tuple[str, ...]:
     """The parts of a dotted path into the payload; a leading ``payload.`` is dropped."""
     if not isinstance(path, str) or not path:
@@ -390,7 +393,7 @@ def compare(left: Any, right: Any) -> int:
     return int(left > right) - int(left < right)
 
 
-_sort_key: Final[Callable[[Any], Any]] = cmp_to_key(compare)
+_sort_key: Final[Callable[[Any], Any]] = functools.cmp_to_key(compare)
 
 
 def sort_facts(

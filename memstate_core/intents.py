@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
+from pydantic_core import from_json
+
 from memstate_core.errors import ConflictError, ImmutableError, NotFoundError, ValidationFailed
 from memstate_core.facts import UNSET, FactChange, IndexEntry, StoredFact, Unset
 from memstate_core.filters import Predicate, sort_facts
@@ -48,6 +50,12 @@ class Workspace:
 
     def definition(self, typename: str) -> Definition:
         return self.definitions.get(typename, NO_DEFINITION)
+
+    def describe(
+        self, typename: str, payload: Mapping[str, Any], session_id: str | None
+    ) -> tuple[str | None, tuple[IndexEntry, ...]]:
+        """A payload's singleton place and index entries."""
+        return describe(self.definition(typename), typename, payload, session_id)
 
     async def get(self, fact_id: str) -> StoredFact | None:
         if fact_id in self.now:
@@ -215,28 +223,13 @@ class Put(NamedTuple):
     expected_version: int | None
 
     async def apply(self, space: Workspace) -> str:
-        definition = space.definition(self.typename)
-        stored = StoredFact(
-            self.fact_id,
-            self.typename,
-            self.payload,
-            self.source,
-            self.session_id,
-            self.ts or space.ts,
-            1,
-            self.ephemeral,
-            self.schema_version,
-            None,
-            -1,
-        )
         space.line = self.session_id
+        place: str | None = None
         index: tuple[IndexEntry, ...] = ()
         holder = None
-        if definition.indexed:
-            payload = space.registry.decode(stored)
-            place, index = describe(definition, self.typename, payload, self.session_id)
+        if space.definition(self.typename).indexed:
+            place, index = space.describe(self.typename, from_json(self.payload), self.session_id)
             if place is not None:
-                stored = stored._replace(singleton=place)
                 holder = await space.holder(place)
         existing = None if self.generated else await space.get(self.fact_id)
         if existing is not None:
@@ -246,19 +239,33 @@ class Put(NamedTuple):
                     fact_id=self.fact_id,
                     session_id=existing.session_id,
                 )
-            await _check_place(space, existing.id, stored.singleton)
+            await _check_place(space, existing.id, place)
         existing = existing or holder
         _check_version(existing.id if existing else self.fact_id, existing, self.expected_version)
-        if existing is None:
-            if self.generated:
-                space.add(stored, index)
-            else:
-                space.put(stored._replace(version=await space.next_version(self.fact_id)), index)
-            return self.fact_id
-        _check_mutable(space, existing, "committed again")
-        version = await space.next_version(existing.id)
-        space.put(stored._replace(id=existing.id, version=version, ordinal=existing.ordinal), index)
-        return existing.id
+        fact_id, version, ordinal = self.fact_id, 1, -1
+        if existing is not None:
+            _check_mutable(space, existing, "committed again")
+            fact_id, ordinal = existing.id, existing.ordinal
+        if not self.generated or existing is not None:
+            version = await space.next_version(fact_id)
+        stored = StoredFact(
+            fact_id,
+            self.typename,
+            self.payload,
+            self.source,
+            self.session_id,
+            self.ts or space.ts,
+            version,
+            self.ephemeral,
+            self.schema_version,
+            place,
+            ordinal,
+        )
+        if existing is None and self.generated:
+            space.add(stored, index)
+        else:
+            space.put(stored, index)
+        return fact_id
 
 
 @dataclass(frozen=True, slots=True)
@@ -304,14 +311,16 @@ async def _existing(space: Workspace, fact_id: str) -> StoredFact:
 async def _rewrite(space: Workspace, fact: StoredFact, text: str) -> None:
     """Give a fact a new payload, in its session and place in the order."""
     schema = space.registry.get(fact.type)
+    place, fields = space.describe(fact.type, from_json(text), fact.session_id)
+    await _check_place(space, fact.id, place)
     written = fact._replace(
         payload=text,
         ts=space.ts,
+        version=await space.next_version(fact.id),
         schema_version=schema.definition.schema_version if schema else fact.schema_version,
+        singleton=place,
     )
-    place, index = describe(space.definition(fact.type), fact.type, space.registry.decode(written), fact.session_id)
-    await _check_place(space, fact.id, place)
-    space.put(written._replace(version=await space.next_version(fact.id), singleton=place), index)
+    space.put(written, fields)
 
 
 @dataclass(frozen=True, slots=True)
@@ -344,11 +353,16 @@ class Promote:
         selected = [fact for fact in await _session_facts(space, self.session_id) if self._selects(space, fact)]
         await space.read_versions([fact.id for fact in selected])
         for fact in selected:
-            long_term = fact._replace(session_id=None, ephemeral=False, ts=space.ts)
-            place, index = describe(space.definition(fact.type), fact.type, space.registry.decode(fact), None)
-            if place != fact.singleton:
-                await _check_place(space, fact.id, place)
-            space.put(long_term._replace(version=await space.next_version(fact.id), singleton=place), index)
+            place: str | None = None
+            fields: tuple[IndexEntry, ...] = ()
+            if space.definition(fact.type).indexed:
+                place, fields = space.describe(fact.type, space.registry.decode(fact), None)
+                if place != fact.singleton:
+                    await _check_place(space, fact.id, place)
+            version = await space.next_version(fact.id)
+            space.put(
+                fact._replace(session_id=None, ephemeral=False, ts=space.ts, version=version, singleton=place), fields
+            )
             promoted.append(fact.id)
         return promoted
 

@@ -140,7 +140,10 @@ class StorageTransaction(Protocol):
         ...
 
     async def latest_versions(self, ids: Sequence[str]) -> dict[str, int]:
-        """The highest version that each of ``ids`` ever had, also those that are gone; missing: never seen."""
+        """The highest version that each of ``ids`` had before, also those that are gone; missing: none.
+
+        The current one need not be counted in: whoever asks knows it.
+        """
         ...
 
     async def holders(self, singletons: Sequence[str]) -> dict[str, StoredFact]:

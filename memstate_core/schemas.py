@@ -97,11 +97,13 @@ def place_of(definition: Definition, typename: str, payload: Mapping[str, Any], 
         return None
     values = []
     for path in definition.singleton:
-        value = lookup(payload, path.split("."))
+        value = lookup(payload, split_path(path))
         if value is MISSING or value is None:
             return None
-        values.append(value)
-    text = canonical([typename, values, session_id] if definition.scope == "session" else [typename, values])
+        values.append(canonical(value))
+    text = f"{canonical(typename)}[{','.join(values)}]"
+    if definition.scope == "session":
+        text += canonical(session_id)
     if len(text) > _SINGLETON_LENGTH:
         return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
     return text
@@ -143,7 +145,8 @@ class Schema:
 
     def encode_model(self, instance: BaseModel) -> str:
         """The same for an instance, which may have been changed or made without validation."""
-        return self._text(self._instance(self._dumped(instance)))
+        raw = self._dumped(instance)
+        return self._text(self._instance(raw), raw)
 
     def load(self, payload: Mapping[str, Any]) -> BaseModel:
         """The typed instance of a stored payload."""
@@ -170,7 +173,8 @@ class Schema:
             ) from error
         return instance
 
-    def _dumped(self, instance: BaseModel) -> bytes:
+    def _dumped(self, instance: BaseModel, known: bytes = b"") -> bytes:
+        """An instance as JSON; ``known`` is one that was looked through already."""
         try:
             if type(instance) is self.model:
                 raw = self._dump_json(instance)
@@ -178,12 +182,12 @@ class Schema:
                 raw = instance.__pydantic_serializer__.to_json(instance)
         except Exception as error:
             raise unstorable(self.typename, instance, error) from error
-        if may_hide_non_finite(raw):
+        if raw != known and may_hide_non_finite(raw):
             reject_non_finite(self.typename, instance, raw)
         return raw
 
-    def _text(self, instance: BaseModel) -> str:
-        raw = self._dumped(instance)
+    def _text(self, instance: BaseModel, known: bytes = b"") -> str:
+        raw = self._dumped(instance, known)
         if raw[:1] != b"{":
             raise ValidationFailed(
                 f"{self.model.__name__} is dumped as {raw[:20].decode()}…; a type's model must be dumped as an object",
@@ -301,7 +305,7 @@ class SchemaRegistry:
 
     def decode(self, stored: StoredFact) -> dict[str, Any]:
         """A stored payload as its schema reads it now: upgraded when it is older than the schema's version."""
-        payload: dict[str, Any] = json.loads(stored.payload)
+        payload: dict[str, Any] = from_json(stored.payload)
         schema = self._schemas.get(stored.type)
         if schema is None or schema.migrate is None or stored.schema_version >= schema.definition.schema_version:
             return payload

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -82,8 +81,10 @@ def not_an_object(typename: str, payload: Any) -> ValidationFailed:
     )
 
 
-# Finds what NaN or an infinity may have been in a dump: Pydantic writes them as null, or by name.
-may_hide_non_finite: Final = re.compile(rb"null|NaN|Infinity").search
+def may_hide_non_finite(raw: bytes) -> bool:
+    """Whether NaN or an infinity may have been in what was dumped: Pydantic writes them as null, or by name."""
+    # Looking for one byte first takes a fraction of looking for several.
+    return b"null" in raw or (b"N" in raw and b"NaN" in raw) or (b"I" in raw and b"Infinity" in raw)
 
 
 def reject_non_finite(typename: str, value: Any, raw: bytes) -> None:

@@ -20,11 +20,13 @@ SELECT_VERSION: Final = f"""
     LIMIT 1
 """
 SELECT_HOLDER: Final = f"SELECT {FACT} FROM memstate_facts WHERE namespace = ? AND singleton = ?"
-SELECT_LATEST: Final = """
-    SELECT max(
-        coalesce((SELECT max(version) FROM memstate_versions WHERE namespace = ?1 AND id = ?2), 0),
-        coalesce((SELECT version FROM memstate_facts WHERE namespace = ?1 AND id = ?2), 0)
-    )
+SELECT_LATEST: Final = "SELECT max(version) FROM memstate_versions WHERE namespace = ? AND id = ?"
+
+# Many ids go into one statement as a JSON array, so that its text does not depend on how many they are.
+SELECT_FACTS: Final = f"{SELECT_FACT.removesuffix('= ?')}IN (SELECT value FROM json_each(?))"
+SELECT_LATEST_OF_MANY: Final = """
+    SELECT id, max(version) FROM memstate_versions
+    WHERE namespace = ? AND id IN (SELECT value FROM json_each(?)) GROUP BY id
 """
 SELECT_POSITION: Final = """
     SELECT coalesce(s.head, 0), coalesce(s.redo, 0), coalesce(g.generation, 0),

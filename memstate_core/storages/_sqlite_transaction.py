@@ -7,6 +7,8 @@ import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Final, TypeVar
 
+from pydantic_core import from_json
+
 from memstate_core.facts import UNSET, ChangedVersions, Entry, IndexEntry, StoredFact, Unset
 from memstate_core.filters import Range, sort_facts
 from memstate_core.protocols import Batch, Claim, Position, Record, Selection
@@ -27,7 +29,7 @@ def _session_key(session_id: str | None) -> str:
 
 def _entry(row: Sequence[Any]) -> Entry:
     seq, session_id, parent, head, operation, actor, reason, mark, ts, changes = row
-    versions = tuple(ChangedVersions(*change) for change in json.loads(changes))
+    versions = tuple(ChangedVersions(*change) for change in from_json(changes))
     return Entry(seq, session_id, parent, seq if head is None else head, operation, actor, reason, mark, ts, versions)
 
 
@@ -53,22 +55,16 @@ class SQLiteTransaction:
         if len(ids) == 1:
             row = self._execute(sql.SELECT_FACT, (self._namespace, ids[0])).fetchone()
             return {} if row is None else {row[0]: StoredFact._make(row)}
-        found: dict[str, StoredFact] = {}
-        for some in _chunks(list(ids)):
-            rows = self._execute(
-                f"SELECT {sql.FACT} FROM memstate_facts WHERE namespace = ? AND id IN ({_marks(len(some))})",
-                (self._namespace, *some),
-            )
-            found.update((row[0], StoredFact._make(row)) for row in rows)
-        return found
+        if not ids:
+            return {}
+        rows = self._execute(sql.SELECT_FACTS, (self._namespace, json.dumps(list(ids))))
+        return {row[0]: StoredFact._make(row) for row in rows}
 
     async def latest_versions(self, ids: Sequence[str]) -> dict[str, int]:
-        latest: dict[str, int] = {}
-        for id_ in ids:
-            version = self._execute(sql.SELECT_LATEST, (self._namespace, id_)).fetchone()[0]
-            if version:
-                latest[id_] = version
-        return latest
+        if len(ids) == 1:
+            version = self._execute(sql.SELECT_LATEST, (self._namespace, ids[0])).fetchone()[0]
+            return {ids[0]: version} if version else {}
+        return dict(self._execute(sql.SELECT_LATEST_OF_MANY, (self._namespace, json.dumps(list(ids)))).fetchall())
 
     async def holders(self, singletons: Sequence[str]) -> dict[str, StoredFact]:
         found = {}

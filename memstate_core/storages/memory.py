@@ -104,7 +104,8 @@ class _MemoryTransaction:
 
     async def latest_versions(self, ids: Sequence[str]) -> dict[str, int]:
         versions = self._data.versions
-        return {id_: max(versions[id_]) for id_ in ids if id_ in versions}
+        # Each new version is higher than all before it, so the last one is the highest.
+        return {id_: next(reversed(versions[id_])) for id_ in ids if id_ in versions}
 
     async def holders(self, singletons: Sequence[str]) -> dict[str, StoredFact]:
         data = self._data
