@@ -13,12 +13,12 @@ from typing import Any, NamedTuple, TypeVar
 from pydantic import BaseModel
 
 from memstate_core.commit import Plan
-from memstate_core.engine import Engine, check_range, count_or_none
+from memstate_core.engine import Engine
 from memstate_core.errors import BusyError, ClosedError, NotFoundError, ValidationFailed
 from memstate_core.facts import Fact, Operation, StoredFact, Unset, transaction_id
 from memstate_core.intents import Discard, Intent, Promote, Put, Workspace
 from memstate_core.protocols import Record, RecordWrite, Selection, StorageTransaction
-from memstate_core.values import check_identifier
+from memstate_core.values import check_identifier, check_range, count_or_none
 
 T = TypeVar("T")
 

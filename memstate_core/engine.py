@@ -7,23 +7,22 @@ event loop and no connection.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any, Final, Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel
 
 from memstate_core._bridge import Runtime
 from memstate_core.changes import Images, images_of, to_transaction
 from memstate_core.commit import Committer, Plan
-from memstate_core.errors import ConflictError, HookError, ValidationFailed
+from memstate_core.definitions import Definitions
+from memstate_core.errors import HookError, ValidationFailed
 from memstate_core.facts import (
     UNSET,
     Entry,
     Fact,
-    IndexEntry,
     Operation,
     StoredFact,
     Transaction,
@@ -31,7 +30,6 @@ from memstate_core.facts import (
     Unset,
     new_id,
     transaction_id,
-    transaction_seq,
 )
 from memstate_core.filters import compile_filter, compile_order
 from memstate_core.hooks._adapter import HookAdapter
@@ -48,14 +46,12 @@ from memstate_core.protocols import (
     StorageTransaction,
 )
 from memstate_core.recovery import Drift, Recovery
-from memstate_core.schemas import Constraint, Definition, SchemaRegistry, describe
-from memstate_core.values import check_identifier, check_text
+from memstate_core.schemas import Constraint, SchemaRegistry
+from memstate_core.values import check_identifier, check_range, check_text, count, count_or_none, seq_of, timestamp
 
 OnConflict = Literal["raise", "keep"]
 ContextProvider = Callable[[], TransactionContext | None]
 
-
-_LARGEST: Final = 2**62
 
 logger = logging.getLogger("memstate")
 
@@ -92,9 +88,7 @@ class Engine:
         self.committer = Committer(
             storage, namespace, runtime, self.hooks, self.registry.decode, self.recovery, lease, claim_timeout
         )
-        self._definitions: dict[str, Definition] = {}
-        self._generation = -1
-        self._unsynced: set[str] = set(self.registry.typenames())
+        self.definitions = Definitions(storage, namespace, self.registry)
         self._looked_for_doubt = True
 
     def add_hook(self, hook: HookAdapter) -> None:
@@ -114,12 +108,11 @@ class Engine:
         version: int,
     ) -> None:
         self.registry.register(typename, model, constraint, index=index, migrate=migrate, version=version)
-        self._unsynced.add(typename)
 
     async def ready(self) -> None:
         """Before every call: storage knows our schemas, and what a crash left behind has been looked at once."""
-        if self._unsynced:
-            await self._publish_schemas()
+        if self.definitions.unpublished:
+            await self.definitions.publish()
         if not self._looked_for_doubt:
             self._looked_for_doubt = True
             try:
@@ -127,51 +120,6 @@ class Engine:
             except HookError:
                 # Reads do not need the index; a transaction on the facts in doubt tries again, and says so.
                 logger.warning("facts are still in doubt", exc_info=True)
-
-    async def _publish_schemas(self) -> None:
-        mine = {name: schema.definition for name in self._unsynced if (schema := self.registry.get(name))}
-
-        def changed(stored: Mapping[str, Definition]) -> dict[str, Definition]:
-            merged = {name: definition.merged_over(stored.get(name)) for name, definition in mine.items()}
-            return {name: definition for name, definition in merged.items() if stored.get(name) != definition}
-
-        async def look(tx: StorageTransaction) -> dict[str, Definition]:
-            return changed(await self._read_definitions(tx))
-
-        async def publish(tx: StorageTransaction) -> None:
-            stored = await self._read_definitions(tx)
-            new = changed(stored)
-            for typename, definition in new.items():
-                if not definition.indexes_like(stored.get(typename)):
-                    await self._reindex(tx, typename, definition)
-            if new:
-                await tx.write(Batch(definitions={name: definition.to_text() for name, definition in new.items()}))
-
-        if await self.storage.read(self.namespace, look):
-            await self.storage.write(self.namespace, publish)
-            await self.storage.read(self.namespace, self._read_definitions)
-        self._unsynced.clear()
-
-    async def _reindex(self, tx: StorageTransaction, typename: str, definition: Definition) -> None:
-        def compute(fact: StoredFact) -> Any:
-            return describe(definition, typename, self.registry.decode(fact), fact.session_id)
-
-        try:
-            await tx.reindex(typename, compute)
-        except ConflictError as error:
-            raise ConflictError(
-                f"{typename!r} cannot be registered with singleton_key {', '.join(definition.singleton)!r}: {error}; "
-                "register it without the constraint, merge or delete the duplicates, and register it again",
-                fact_id=error.fact_id,
-            ) from error
-
-    async def _read_definitions(self, tx: StorageTransaction) -> dict[str, Definition]:
-        position = await tx.position(None)
-        self._definitions = {
-            typename: Definition.from_text(text) for typename, text in (await tx.definitions()).items()
-        }
-        self._generation = position.generation
-        return self._definitions
 
     # Writing
 
@@ -201,7 +149,7 @@ class Engine:
             self._session(session_id, ephemeral or fact.ephemeral),
             None if fact.ts is None else timestamp("the fact's ts", fact.ts),
             ephemeral or fact.ephemeral,
-            _version(expected_version),
+            count_or_none("expected_version", expected_version),
         )
 
     def put_model(
@@ -234,20 +182,20 @@ class Engine:
             self._session(session_id, ephemeral),
             None,
             ephemeral,
-            _version(expected_version),
+            count_or_none("expected_version", expected_version),
         )
 
     def patch(self, fact_id: str, patch: Mapping[str, Any], deep: bool, expected_version: int | None) -> Patch:
         check_identifier("fact_id", fact_id)
         if not isinstance(patch, Mapping):
             raise ValidationFailed(f"a patch is a dict of the fields to change, not {patch!r}")
-        return Patch(fact_id, patch, deep, _version(expected_version))
+        return Patch(fact_id, patch, deep, count_or_none("expected_version", expected_version))
 
     def remove(self, fact_id: str, session_id: str | None | Unset, expected_version: int | None) -> Remove:
         check_identifier("fact_id", fact_id)
         if not isinstance(session_id, Unset):
             check_identifier("session_id", session_id, optional=True)
-        return Remove(fact_id, session_id, _version(expected_version))
+        return Remove(fact_id, session_id, count_or_none("expected_version", expected_version))
 
     def session_of(self, session_id: str | None | Unset) -> str | None:
         """The session of a write: the one given, else the context's, else none."""
@@ -289,13 +237,12 @@ class Engine:
         async def planner(tx: StorageTransaction) -> Plan:
             ts = self._now()
             while True:
-                space = Workspace(tx, self.registry, self._definitions, ts)
+                space = Workspace(tx, self.registry, self.definitions.by_type, ts)
                 results = [await intent.apply(space) for intent in intents]
                 line = space.line if isinstance(session_id, Unset) else session_id
                 position = await tx.position(line)
-                if position.generation == self._generation:
+                if not await self.definitions.refreshed(tx, position):
                     break
-                await self._read_definitions(tx)
             if check is not None:
                 check(space, results)
             changes = space.changes()
@@ -306,7 +253,7 @@ class Engine:
 
     async def workspace(self, tx: StorageTransaction) -> Workspace:
         """A workspace outside of :meth:`carry_out`, with the definitions as they are."""
-        return Workspace(tx, self.registry, await self._read_definitions(tx), self._now())
+        return Workspace(tx, self.registry, await self.definitions.read(tx), self._now())
 
     async def do(self, intent: Intent, operation: Operation, actor: str | None, reason: str | None) -> Any:
         """Carry out one intent; returns what it returned."""
@@ -359,26 +306,10 @@ class Engine:
         """The journal entry of a move of the head."""
         return NewEntry(session_id, operation, actor, reason, mark, self._now(), position.head, head, redo)
 
-    async def position(self, tx: StorageTransaction, session_id: str | None) -> Position:
-        """Where a session stands, with the definitions that hold there."""
-        position = await tx.position(session_id)
-        if position.generation != self._generation:
-            await self._read_definitions(tx)
-        return position
-
-    def described(self, fact: StoredFact) -> tuple[StoredFact, tuple[IndexEntry, ...]]:
-        """A past version of a fact with the singleton place and index entries that it has under today's definitions."""
-        definition = self._definitions.get(fact.type)
-        if definition is None or not definition.indexed:
-            return fact, ()
-        place, fields = describe(definition, fact.type, self.registry.decode(fact), fact.session_id)
-        return fact._replace(singleton=place), fields
-
     # Reading
 
     async def get(self, fact_id: str) -> StoredFact | None:
-        if self._unsynced or not self._looked_for_doubt:
-            await self.ready()
+        await self.ready()
         check_identifier("fact_id", fact_id)
 
         async def work(tx: StorageTransaction) -> StoredFact | None:
@@ -411,7 +342,7 @@ class Engine:
             order=compile_order(order_by),
             limit=count_or_none("limit", limit),
             offset=count("offset", offset),
-            indexed=self._definitions[typename].indexed if typename in self._definitions else (),
+            indexed=self.definitions.indexed(typename),
         )
 
     async def query(
@@ -436,8 +367,7 @@ class Engine:
 
     async def _know_indexes(self) -> None:
         await self.ready()
-        if self._generation < 0:
-            await self.storage.read(self.namespace, self._read_definitions)
+        await self.definitions.known()
 
     async def history(
         self,
@@ -507,61 +437,5 @@ class Engine:
         return await self.recovery.reindex(hook)
 
 
-def check_range(collection: str, start: str | None, end: str | None) -> None:
-    """Check what a scan of records is given."""
-    check_identifier("collection", collection)
-    check_text("start", start)
-    check_text("end", end)
-
-
 def _only(entry: Entry, fact_id: str) -> Entry:
     return entry._replace(changes=tuple(change for change in entry.changes if change.fact_id == fact_id))
-
-
-def seq_of(transaction: str | int | Transaction) -> int:
-    """The seq of a transaction, of its id, or the seq itself.
-
-    :raises ValidationFailed: it names no transaction.
-    """
-    if isinstance(transaction, Transaction):
-        return transaction.seq
-    if isinstance(transaction, int) and not isinstance(transaction, bool):
-        return count("a transaction's seq", transaction)
-    seq = transaction_seq(transaction) if isinstance(transaction, str) else None
-    if seq is None:
-        raise ValidationFailed(f"{transaction!r} is no transaction id; they look like 'tx-42'")
-    return seq
-
-
-def timestamp(name: str, moment: datetime | str) -> str:
-    """ISO 8601 in UTC with microseconds, so that texts order as times do.
-
-    :raises ValidationFailed: not an aware datetime.
-    """
-    if isinstance(moment, str):  # as get() returns it
-        with contextlib.suppress(ValueError):
-            moment = datetime.fromisoformat(moment)
-    if not isinstance(moment, datetime) or moment.tzinfo is None:
-        raise ValidationFailed(f"{name} must be an aware datetime, such as datetime.now(UTC), not {moment!r}")
-    if moment.tzinfo is not UTC:
-        moment = moment.astimezone(UTC)
-    return moment.isoformat(timespec="microseconds")
-
-
-def count(name: str, value: Any) -> int:
-    """The value, or the largest number that every database takes when it is larger than that.
-
-    :raises ValueError: not a whole number from 0.
-    """
-    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-        raise ValueError(f"{name} must be a whole number from 0, not {value!r}")
-    return min(value, _LARGEST)
-
-
-def count_or_none(name: str, value: Any) -> int | None:
-    """The same, but None stays None."""
-    return None if value is None else count(name, value)
-
-
-def _version(expected: int | None) -> int | None:
-    return None if expected is None else count("expected_version", expected)

@@ -8,7 +8,7 @@ from typing import Any
 
 from memstate_core.changes import Move, images_of, plan_move, touched
 from memstate_core.commit import Plan
-from memstate_core.engine import Engine, OnConflict, count, timestamp
+from memstate_core.engine import Engine, OnConflict
 from memstate_core.errors import ConflictError, NotFoundError
 from memstate_core.facts import (
     Entry,
@@ -22,7 +22,7 @@ from memstate_core.facts import (
     transaction_seq,
 )
 from memstate_core.protocols import Batch, Position, StorageTransaction
-from memstate_core.values import check_identifier
+from memstate_core.values import check_identifier, count, timestamp
 
 Target = str | datetime | Transaction
 
@@ -218,7 +218,8 @@ async def _move(
     actor, mark = engine.attribution(actor, reason, None)
 
     async def planner(tx: StorageTransaction) -> Plan:
-        position = await engine.position(tx, session_id)
+        position = await tx.position(session_id)
+        await engine.definitions.refreshed(tx, position)
         route: Route = await router(tx, position)
         path = [*route.up, *route.down]
         if not path:
@@ -228,7 +229,7 @@ async def _move(
         images = {(fact.id, fact.version): fact for fact in facts.values()}
         images |= await tx.versions([image for image in images_of(path) if image not in images])
         coming = {
-            id_: engine.described(images[id_, version])
+            id_: engine.definitions.described(images[id_, version])
             for id_, version in move.targets.items()
             if version and id_ not in move.conflicts
         }

@@ -205,6 +205,7 @@ class SchemaRegistry:
 
     def __init__(self, *, allow_unregistered: bool = False) -> None:
         self.allow_unregistered = allow_unregistered
+        self.revision = 0
         self._schemas: dict[str, Schema] = {}
         self._typenames: dict[type[BaseModel], list[str]] = {}
 
@@ -248,7 +249,11 @@ class SchemaRegistry:
             self._typenames[previous.model].remove(typename)
         self._schemas[typename] = schema
         self._typenames.setdefault(model, []).append(typename)
+        self.revision += 1
         return schema
+
+    def schemas(self) -> dict[str, Schema]:
+        return dict(self._schemas)
 
     def typenames(self) -> list[str]:
         return list(self._schemas)

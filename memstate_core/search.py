@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from memstate_core.engine import Engine, count
+from memstate_core.engine import Engine
 from memstate_core.errors import HookError
 from memstate_core.facts import ScoredFact, SearchResult, StoredFact, Unset
 from memstate_core.hooks._adapter import HookAdapter
 from memstate_core.intents import matches
 from memstate_core.protocols import Scope, Selection, StorageTransaction
+from memstate_core.values import count
 
 # The constant of reciprocal rank fusion (Cormack, Clarke and Büttcher, SIGIR 2009).
 RANK_CONSTANT = 60

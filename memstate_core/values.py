@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any, Final
 
 from pydantic import BaseModel
 from pydantic_core import PydanticSerializationError, to_json
 
 from memstate_core.errors import ValidationFailed
+from memstate_core.facts import Transaction, transaction_seq
 
 # Pydantic's JSON parser reads this many levels and no more.
 MAX_DEPTH: Final = 200
 MAX_DIGITS: Final = 4300
 IDENTIFIER_LENGTH: Final = 512
+_LARGEST: Final = 2**62
 
 
 def check_identifier(name: str, value: Any, *, optional: bool = False) -> None:
@@ -150,3 +154,55 @@ def _find_unstorable(value: Any, at: tuple[str, ...]) -> tuple[str, str] | None:
             if found is not None:
                 return found
     return None
+
+
+def count(name: str, value: Any) -> int:
+    """The value, or the largest number that every database takes when it is larger than that.
+
+    :raises ValueError: not a whole number from 0.
+    """
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise ValueError(f"{name} must be a whole number from 0, not {value!r}")
+    return min(value, _LARGEST)
+
+
+def count_or_none(name: str, value: Any) -> int | None:
+    """The same, but None stays None."""
+    return None if value is None else count(name, value)
+
+
+def timestamp(name: str, moment: datetime | str) -> str:
+    """ISO 8601 in UTC with microseconds, so that texts order as times do.
+
+    :raises ValidationFailed: not an aware datetime.
+    """
+    if isinstance(moment, str):  # as get() returns it
+        with contextlib.suppress(ValueError):
+            moment = datetime.fromisoformat(moment)
+    if not isinstance(moment, datetime) or moment.tzinfo is None:
+        raise ValidationFailed(f"{name} must be an aware datetime, such as datetime.now(UTC), not {moment!r}")
+    if moment.tzinfo is not UTC:
+        moment = moment.astimezone(UTC)
+    return moment.isoformat(timespec="microseconds")
+
+
+def seq_of(transaction: str | int | Transaction) -> int:
+    """The seq of a transaction, of its id, or the seq itself.
+
+    :raises ValidationFailed: it names no transaction.
+    """
+    if isinstance(transaction, Transaction):
+        return transaction.seq
+    if isinstance(transaction, int) and not isinstance(transaction, bool):
+        return count("a transaction's seq", transaction)
+    seq = transaction_seq(transaction) if isinstance(transaction, str) else None
+    if seq is None:
+        raise ValidationFailed(f"{transaction!r} is no transaction id; they look like 'tx-42'")
+    return seq
+
+
+def check_range(collection: str, start: str | None, end: str | None) -> None:
+    """Check what a scan of records is given."""
+    check_identifier("collection", collection)
+    check_text("start", start)
+    check_text("end", end)
