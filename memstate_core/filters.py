@@ -104,7 +104,9 @@ def lookup(payload: Any, parts: Sequence[str]) -> Any:
             value = value.get(part, MISSING)
             if value is MISSING:
                 return MISSING
-        elif isinstance(value, list) and part.isascii() and part.isdigit() and int(part) < len(value):
+        elif (
+            isinstance(value, list) and part.isascii() and part.isdigit() and len(part) < 19 and int(part) < len(value)
+        ):
             value = value[int(part)]
         else:
             return MISSING

@@ -177,9 +177,9 @@ class Schema:
         """An instance as JSON; ``known`` is one that was looked through already."""
         try:
             if type(instance) is self.model:
-                raw = self._dump_json(instance)
+                raw = self._dump_json(instance, warnings=False)
             else:
-                raw = instance.__pydantic_serializer__.to_json(instance)
+                raw = instance.__pydantic_serializer__.to_json(instance, warnings=False)
         except Exception as error:
             raise unstorable(self.typename, instance, error) from error
         if raw != known and may_hide_non_finite(raw):

@@ -113,7 +113,7 @@ def unstorable(typename: str, value: Any, error: Exception) -> ValidationFailed:
 def _plain(value: Any) -> Any:
     if isinstance(value, BaseModel):
         try:
-            return value.__pydantic_serializer__.to_python(value)
+            return value.__pydantic_serializer__.to_python(value, warnings=False)
         except (PydanticSerializationError, ValueError, RecursionError):
             return value.__dict__
     return value

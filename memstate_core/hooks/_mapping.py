@@ -13,11 +13,12 @@ The metadata that the hooks themselves need begins with ``memstate_``, so a payl
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final
 
-from memstate_core.facts import Fact, Unset, plain
+from memstate_core.facts import Fact, Unset
 from memstate_core.filters import MISSING, lookup, split_path
 from memstate_core.protocols import Scope
 
@@ -70,7 +71,7 @@ class FactMapping:
         :raises TypeError: the formatter returned neither text nor None.
         """
         if self._text_formatter is not None:
-            text = self._text_formatter(plain(fact.payload))
+            text = self._text_formatter(copy.deepcopy(fact.payload))
             if text is not None and not isinstance(text, str):
                 raise TypeError(f"text_formatter returned {text!r} for a {fact.type!r}; it must return a str or None")
         elif self._text_path is not None:
@@ -86,7 +87,7 @@ class FactMapping:
         """
         found: dict[str, Any] = {path: lookup(fact.payload, parts) for path, parts in self._metadata_paths.items()}
         if self._metadata_formatter is not None:
-            formatted = self._metadata_formatter(plain(fact.payload)) or {}
+            formatted = self._metadata_formatter(copy.deepcopy(fact.payload)) or {}
             found.update((_allowed(str(key)), value) for key, value in formatted.items())
         metadata = {encodable(key): _scalar(value) for key, value in found.items() if value is not None}
         metadata = {key: value for key, value in metadata.items() if value is not MISSING}

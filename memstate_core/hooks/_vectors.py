@@ -69,8 +69,6 @@ def distances(space: str, query: Vector, vectors: Vector) -> Vector:
     return 1 - products
 
 
-def similarities(space: str, distances: Any) -> list[float]:
-    """Distances turned round, so that higher is better; the best is 1, but for inner products."""
-    values = np.asarray(distances, dtype=np.float32)
-    scores: list[float] = (1 / (1 + values) if space == "l2" else 1 - values).tolist()
-    return scores
+def similarity(space: str, distance: float) -> float:
+    """The distance turned round, so that higher is better; the best is 1, but for inner products."""
+    return float(1 / (1 + distance) if space == "l2" else 1 - distance)

@@ -9,14 +9,16 @@ What to know about Chroma (1.x):
 - The HNSW graph is approximate. Many equal vectors push others out of its reach, so collections made here have a wider
   graph than Chroma's default, and a search that comes back short is completed exactly.
 - An embedded client (``EphemeralClient``, ``PersistentClient``) is for one process: its searches miss what another
-  process has written to the same path, and after a fork it hangs for ever. Several processes need a Chroma server.
+  process has written to the same path, and after a fork it hangs for ever, a new one on the same path too. Several
+  processes need a Chroma server.
+- A filter costs as much as it has matches, which for a common type is far more than the search itself.
 """
 
 from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeVar
 
@@ -30,7 +32,7 @@ try:
     import numpy as np
     from chromadb.errors import NotFoundError
 
-    from memstate_core.hooks._vectors import EmbeddingCalls, Vector, checked_vectors, distances, similarities
+    from memstate_core.hooks._vectors import EmbeddingCalls, Vector, checked_vectors, distances, similarity
 except ImportError as error:
     raise ImportError('the Chroma hooks need chromadb: pip install "memstate[chroma]"') from error
 
@@ -44,6 +46,9 @@ T = TypeVar("T")
 _NEW_INDEX: Final = {"space": "cosine", "ef_construction": 200, "ef_search": 200, "max_neighbors": 32}
 
 _PAGE: Final = 1000
+
+# A search for one type asks for this many times its limit of any type first, which is enough where the type is common.
+_MORE: Final = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,9 +70,11 @@ class _Opened:
 
 
 class _ChromaHook:
-    """Everything but the waiting."""
+    """Everything but how to call Chroma and the embedding function."""
 
     _asynchronous: ClassVar[bool]
+    _call: Callable[..., Coroutine[Any, Any, Any]]
+    _compute: Callable[[Callable[[Any], Any], Any], Coroutine[Any, Any, Any]]
 
     def __init__(
         self,
@@ -90,38 +97,20 @@ class _ChromaHook:
             metadata_fields=metadata_fields,
             metadata_formatter=metadata_formatter,
         )
-        self._embedding = EmbeddingCalls(
-            _DefaultEmbedding() if embedding_fn is None else embedding_fn, self._asynchronous
-        )
+        function = _DefaultEmbedding() if embedding_fn is None else embedding_fn
+        self._embedding = EmbeddingCalls(function, self._asynchronous)
         self._opened: _Opened | None = None
         self._pid = os.getpid() if "fastapi" not in str(client.get_settings().chroma_api_impl) else None
 
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.name!r})"
-
-    # What the flavours do differently
-    async def _call(self, function: Callable[..., Any], **arguments: Any) -> Any:
-        raise NotImplementedError
-
-    async def _compute(self, function: Callable[[Any], Any], argument: Any) -> Any:
-        raise NotImplementedError
-
-    # What they share
     async def _prepare(self, changes: Sequence[Change]) -> ChromaBatch:
-        indexed: dict[str, tuple[str, dict[str, Any]]] = {}
-        deleted: dict[str, None] = {}
-        for change in changes:
-            text = self._text(change.after)
-            indexed.pop(change.fact_id, None)
-            deleted.pop(change.fact_id, None)
-            if change.after is None or text is None:
-                deleted[change.fact_id] = None
-            else:
-                metadata = self._mapping.metadata(change.after)
-                indexed[change.fact_id] = text, dict.fromkeys(self._mapping.optional_keys or ()) | metadata
-        texts = [text for text, _ in indexed.values()]
+        last = {change.fact_id: change.after for change in changes}
+        facts = (fact for fact in last.values() if fact is not None)
+        indexed = [(fact, text) for fact in facts if (text := self._text(fact)) is not None]
+        ids, texts = [fact.id for fact, _ in indexed], [text for _, text in indexed]
+        lacking = dict.fromkeys(self._mapping.optional_keys or ())
+        metadatas = [lacking | self._mapping.metadata(fact) for fact, _ in indexed]
         vectors = await self._embed(texts, "prepare") if texts else []
-        return ChromaBatch(list(indexed), texts, vectors, [metadata for _, metadata in indexed.values()], list(deleted))
+        return ChromaBatch(ids, texts, vectors, metadatas, deleted=sorted(last.keys() - set(ids)))
 
     async def _apply(self, batch: ChromaBatch | Sequence[Change]) -> None:
         if not isinstance(batch, ChromaBatch):
@@ -153,23 +142,36 @@ class _ChromaHook:
         if limit < 1:
             return []
         vector = await self._embed_query(query, "search")
-        where = _where(_mapping.conditions(scope, self.target_types))
+        conditions = _mapping.conditions(scope, self.target_types)
+        if conditions.keys() == {_mapping.TYPE}:
+            found = await self._query(vector, limit * _MORE, None, conditions)
+            if len(found) >= limit:
+                return found[:limit]
+        where = _where(conditions)
+        found = await self._query(vector, limit, where)
+        if len(found) < limit:
+            there = await self._request("get", where=where, limit=len(found) + 1, include=[])
+            if len(there["ids"]) > len(found):
+                return (await self._search_exactly(vector, where))[:limit]
+        return found
+
+    async def _query(
+        self, vector: Vector, limit: int, where: dict[str, Any] | None, having: Mapping[str, Any] | None = None
+    ) -> list[SearchResult]:
+        """The nearest entries of those that match ``where``, without those that lack the metadata ``having``."""
         answer = await self._request(
             "query", query_embeddings=[vector], n_results=limit, where=where, include=["metadatas", "distances"]
         )
-        ids, metadatas = answer["ids"][0], answer["metadatas"][0]
-        if len(ids) < limit:
-            there = await self._request("get", where=where, limit=len(ids) + 1, include=[])
-            if len(there["ids"]) > len(ids):
-                return (await self._search_exactly(vector, where))[:limit]
-        return _results((await self._open()).space, ids, metadatas, answer["distances"][0])
+        entries = zip(answer["ids"][0], answer["distances"][0], answer["metadatas"][0], strict=True)
+        wanted = (having or {}).items()
+        return _results((await self._open()).space, (entry for entry in entries if wanted <= (entry[2] or {}).items()))
 
     async def _search_exactly(self, query: Vector, where: dict[str, Any] | None) -> list[SearchResult]:
         def score(space: str, page: Any) -> list[SearchResult]:
-            vectors = np.asarray(page["embeddings"], dtype=np.float32)
-            return _results(space, page["ids"], page["metadatas"], distances(space, query, vectors))
+            found = distances(space, query, np.asarray(page["embeddings"], dtype=np.float32))
+            return _results(space, zip(page["ids"], found, page["metadatas"], strict=True))
 
-        return _best_first(await self._all(score, where, "embeddings"))
+        return sorted(await self._all(score, where, "embeddings"), key=_descending)
 
     async def _scan(self) -> dict[str, int]:
         def versions(_: str, page: Any) -> list[tuple[str, int]]:
@@ -195,21 +197,25 @@ class _ChromaHook:
             return []
         space = (await self._open()).space
         vectors = np.asarray(await self._embed([text for _, text in known], "search"))
-        scores = similarities(space, distances(space, await self._embed_query(query, "search"), vectors))
-        results = zip(known, scores, strict=True)
-        return _best_first([SearchResult(fact.id, score, fact.version) for (fact, _), score in results])
+        found = distances(space, await self._embed_query(query, "search"), vectors)
+        pairs = zip(known, found, strict=True)
+        entries = ((fact.id, distance, {_mapping.VERSION: fact.version}) for (fact, _), distance in pairs)
+        return sorted(_results(space, entries), key=_descending)
 
-    def _text(self, fact: Fact | None) -> str | None:
-        if fact is None or (self.target_types is not None and fact.type not in self.target_types):
-            return None
-        return self._mapping.text(fact)
+    def indexes(self, fact: Fact) -> bool:
+        """Whether the fact, as it is, belongs into the index."""
+        return self._text(fact) is not None
+
+    def _text(self, fact: Fact) -> str | None:
+        wanted = self.target_types is None or fact.type in self.target_types
+        return self._mapping.text(fact) if wanted else None
 
     # Chroma
     async def _open(self) -> _Opened:
         if self._pid not in {None, os.getpid()}:
             raise HookError(
                 f"hook {self.name!r} has an embedded Chroma client that was made before this process was forked, where"
-                " it would hang: make client and hook in the process that uses them, or use a Chroma server",
+                " it would hang: start processes by 'spawn', or use a Chroma server",
                 hook=self.name,
             )
         opened = self._opened
@@ -367,8 +373,7 @@ def _checked_client(client: Any, asynchronous: bool) -> Any:
 
 def _space(collection: Any) -> str:
     configuration: Mapping[str, Any] = collection.configuration_json
-    index = configuration.get("hnsw") or configuration.get("spann") or {}
-    return str(index.get("space") or (collection.metadata or {}).get("hnsw:space", "l2"))
+    return str((configuration.get("hnsw") or configuration.get("spann") or {}).get("space", "l2"))
 
 
 def _where(conditions: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -385,10 +390,9 @@ def _version(metadata: Mapping[str, Any] | None) -> int | None:
     return version if isinstance(version, int) else None
 
 
-def _results(space: str, ids: Sequence[str], metadatas: Sequence[Any], found: Any) -> list[SearchResult]:
-    entries = zip(ids, similarities(space, found), map(_version, metadatas), strict=True)
-    return [SearchResult(*entry) for entry in entries]
+def _results(space: str, entries: Iterable[tuple[str, float, Any]]) -> list[SearchResult]:
+    return [SearchResult(id_, similarity(space, distance), _version(metadata)) for id_, distance, metadata in entries]
 
 
-def _best_first(results: list[SearchResult]) -> list[SearchResult]:
-    return sorted(results, key=lambda result: -result.score)
+def _descending(result: SearchResult) -> float:
+    return -result.score

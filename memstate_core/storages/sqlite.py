@@ -127,11 +127,11 @@ class SQLiteStorage:
         finally:
             if snapshot and connection.in_transaction:
                 connection.execute("ROLLBACK")
+            del self._reading[connection]
             if self._closed:
                 connection.close()
             else:
                 self._readers.append(connection)
-            del self._reading[connection]
 
     async def write(self, namespace: str, work: Work[T]) -> T:
         with self._exclusively() as connection:
