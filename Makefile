@@ -1,0 +1,49 @@
+# `make demo` and `make test` need Python 3.11 or newer, git and make; everything else goes into .venv.
+
+PYTHON ?= python3
+JOBS ?= 2
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
+
+.PHONY: help demo test lint bench clean
+.DELETE_ON_ERROR:
+
+help:
+	@echo "make demo    install what the demo needs, and run it"
+	@echo "make test    install what the tests need; check format, lint and types; run the tests under coverage"
+	@echo "make lint    the checks of make test without the tests"
+	@echo "make bench   measure speed against the bare database"
+	@echo "make clean   remove .venv and everything else that was made"
+
+demo: $(VENV)/.demo
+	@$(BIN)/memstate demo
+
+test: lint
+	$(BIN)/python -m pytest -n $(JOBS) --cov
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+bench: $(VENV)/.dev
+	$(BIN)/python -m benchmarks
+
+clean:
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage .coverage.* htmlcov
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Made once per environment, and again when pyproject.toml has changed.
+$(VENV)/.demo $(VENV)/.dev: $(VENV)/.%: pyproject.toml | $(BIN)/python
+	@echo "Installing MemState and what '$*' needs into $(VENV) ..."
+	@$(PIP) --editable ".[$*]"
+	@touch $@
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "MemState needs Python 3.11 or newer, and '$(PYTHON)' is not. Name another one: make PYTHON=python3.12 ..." >&2; \
+	  exit 1; }
+	@$(PYTHON) -m venv --clear $(VENV) || { rm -rf $(VENV); \
+	  echo "'$(PYTHON) -m venv' failed. Debian and Ubuntu keep it in a package of its own: apt-get install python3-venv" >&2; \
+	  exit 1; }

@@ -1,0 +1,1 @@
+"""Storages, one module each; a module imports its vendor, this package imports none."""

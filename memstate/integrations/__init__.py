@@ -1,0 +1,1 @@
+"""Hooks, one module each; a module imports its vendor, this package imports none."""

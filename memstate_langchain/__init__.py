@@ -1,0 +1,1 @@
+"""MemState for LangChain. This release has nothing in it yet."""

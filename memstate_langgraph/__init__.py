@@ -1,0 +1,1 @@
+"""MemState for LangGraph. This release has nothing in it yet."""

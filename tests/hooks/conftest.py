@@ -1,0 +1,101 @@
+"""Every flavour of Chroma behind one face: what the tests call is awaited, whether it waits or not."""
+
+from __future__ import annotations
+
+import inspect
+import uuid
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import chromadb
+import pytest
+from chromadb.config import Settings
+
+from memstate_core.embedding import LexicalEmbedder
+from memstate_core.hooks.chroma import AsyncChromaSyncHook, ChromaSyncHook
+from tests.servers import chroma_server
+
+
+def settings() -> Settings:
+    return Settings(anonymized_telemetry=False)
+
+
+class Awaited:
+    """An object whose methods are awaited, even where they answer at once."""
+
+    def __init__(self, target: Any) -> None:
+        self.target = target
+
+    def __getattr__(self, name: str) -> Callable[..., Awaitable[Any]]:
+        method = getattr(self.target, name)
+
+        async def call(*arguments: Any, **options: Any) -> Any:
+            result = method(*arguments, **options)
+            return await result if inspect.isawaitable(result) else result
+
+        return call
+
+
+class Chroma:
+    """A client, with hooks and collections under names that no other test uses."""
+
+    def __init__(self, client: Any) -> None:
+        self.client = client
+        self.name = f"memory-{uuid.uuid4().hex}"
+
+    @property
+    def is_async(self) -> bool:
+        return inspect.iscoroutinefunction(self.client.get_or_create_collection)
+
+    def hook(self, **options: Any) -> Any:
+        options = {"collection_name": self.name, "embedding_fn": LexicalEmbedder(64), **options}
+        return Awaited((AsyncChromaSyncHook if self.is_async else ChromaSyncHook)(self.client, **options))
+
+    async def create(self, **options: Any) -> Any:
+        return Awaited(
+            await Awaited(self.client).create_collection(self.name, **{"embedding_function": None, **options})
+        )
+
+    async def collection(self) -> Any:
+        return Awaited(await Awaited(self.client).get_collection(self.name, embedding_function=None))
+
+    async def delete(self) -> None:
+        await Awaited(self.client).delete_collection(self.name)
+
+    async def names(self) -> set[str]:
+        return {collection.name for collection in await Awaited(self.client).list_collections()}
+
+
+@pytest.fixture(scope="session")
+def chroma_address() -> Iterator[tuple[str, int]]:
+    with chroma_server() as address:
+        yield address
+
+
+@pytest.fixture(params=["ephemeral", "persistent", "http", "async http"])
+async def chroma(request: pytest.FixtureRequest, tmp_path: Path) -> Chroma:
+    client: Any
+    if request.param == "ephemeral":
+        client = chromadb.EphemeralClient(settings())
+    elif request.param == "persistent":
+        client = chromadb.PersistentClient(str(tmp_path), settings())
+    else:
+        host, port = request.getfixturevalue("chroma_address")
+        if request.param == "http":
+            client = chromadb.HttpClient(host, port, settings=settings())
+        else:
+            client = await chromadb.AsyncHttpClient(host, port, settings=settings())
+    return Chroma(client)
+
+
+@pytest.fixture
+def ephemeral() -> Chroma:
+    """For what does not depend on the client."""
+    return Chroma(chromadb.EphemeralClient(settings()))
+
+
+@pytest.fixture
+async def async_http(chroma_address: tuple[str, int]) -> Chroma:
+    host, port = chroma_address
+    return Chroma(await chromadb.AsyncHttpClient(host, port, settings=settings()))

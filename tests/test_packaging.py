@@ -1,0 +1,192 @@
+"""What is installed, what importing it costs, and who may import whom."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+import tomllib
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGES = ("memstate", "memstate_core", "memstate_langchain", "memstate_langgraph")
+VENDORS = (
+    "chromadb",
+    "langchain_core",
+    "langgraph",
+    "numpy",
+    "psycopg",
+    "qdrant_client",
+    "redis",
+    "rich",
+    "sqlalchemy",
+)
+# Modules that need a vendor, the vendor, and the extra that brings it.
+NEEDY = (
+    ("memstate.integrations.chroma", "chromadb", "chroma"),
+    ("memstate_core.testing", "hypothesis", "dev"),
+)
+
+
+def project() -> dict[str, object]:
+    with (ROOT / "pyproject.toml").open("rb") as file:
+        settings: dict[str, object] = tomllib.load(file)["project"]
+    return settings
+
+
+def python(code: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, encoding="utf-8", timeout=60)
+
+
+def modules(package: str) -> list[Path]:
+    return sorted((ROOT / package).rglob("*.py"))
+
+
+def imported(path: Path) -> Iterator[str]:
+    """The top-level names of everything that a file imports, wherever in it."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.partition(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path} has a relative import"
+            assert node.module is not None
+            yield node.module.partition(".")[0]
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
+    out = tmp_path_factory.mktemp("wheel")
+    built = subprocess.run(
+        [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(out), str(ROOT)],
+        capture_output=True,
+        encoding="utf-8",
+        timeout=100,
+    )
+    assert built.returncode == 0, built.stdout + built.stderr
+    (path,) = out.glob("*.whl")
+    return zipfile.ZipFile(path)
+
+
+@pytest.mark.xdist_group("wheel")
+class TestWheel:
+    def test_it_is_named_after_the_version(self, wheel: zipfile.ZipFile) -> None:
+        assert wheel.filename is not None
+        assert Path(wheel.filename).name == f"memstate-{project()['version']}-py3-none-any.whl"
+
+    def test_it_has_every_module_and_nothing_else(self, wheel: zipfile.ZipFile) -> None:
+        packed = {name for name in wheel.namelist() if name.endswith(".py")}
+        assert packed == {str(path.relative_to(ROOT)) for package in PACKAGES for path in modules(package)}
+        assert {name.partition("/")[0] for name in wheel.namelist()} == {
+            *PACKAGES,
+            f"memstate-{project()['version']}.dist-info",
+        }
+
+    @pytest.mark.parametrize("package", PACKAGES)
+    def test_packages_are_typed(self, wheel: zipfile.ZipFile, package: str) -> None:
+        assert f"{package}/py.typed" in wheel.namelist()
+
+    def test_it_has_the_conversation_of_the_demo(self, wheel: zipfile.ZipFile) -> None:
+        assert wheel.read("memstate_core/demo/conversation.json")
+
+    def test_it_has_the_licence(self, wheel: zipfile.ZipFile) -> None:
+        name = f"memstate-{project()['version']}.dist-info/licenses/LICENSE"
+        assert wheel.read(name) == (ROOT / "LICENSE").read_bytes()
+        assert b"Apache License" in wheel.read(name)
+
+    def test_it_installs_the_command(self, wheel: zipfile.ZipFile) -> None:
+        text = wheel.read(f"memstate-{project()['version']}.dist-info/entry_points.txt").decode()
+        assert "memstate = memstate_core.demo.cli:main" in text
+
+
+@pytest.mark.parametrize("package", ["memstate", "memstate_core", "memstate.backends", "memstate.integrations"])
+def test_importing_a_root_imports_no_vendor(package: str) -> None:
+    finished = python(f"import sys, {package}; print(*sorted({set(VENDORS)!r} & set(sys.modules)))")
+    assert finished.returncode == 0, finished.stderr
+    assert finished.stdout.strip() == ""
+
+
+@pytest.mark.parametrize(("module", "vendor", "extra"), NEEDY)
+def test_a_missing_extra_is_named(module: str, vendor: str, extra: str) -> None:
+    finished = python(
+        f"""
+import sys
+sys.modules[{vendor!r}] = None
+try:
+    import {module}
+except ImportError as error:
+    print(error)
+"""
+    )
+    assert finished.returncode == 0, finished.stderr
+    assert f"memstate[{extra}]" in finished.stdout
+    extras = project()["optional-dependencies"]
+    assert isinstance(extras, dict)
+    assert extra in extras
+
+
+def test_version_is_that_of_the_distribution() -> None:
+    import memstate
+
+    assert memstate.__version__ == project()["version"]
+
+
+@pytest.mark.parametrize(
+    ("package", "forbidden"),
+    [
+        ("memstate_core", {"memstate", "memstate_langchain", "memstate_langgraph"}),
+        ("memstate_langchain", {"memstate", "memstate_langgraph"}),
+        ("memstate_langgraph", {"memstate", "memstate_langchain"}),
+    ],
+)
+def test_layers(package: str, forbidden: set[str]) -> None:
+    assert modules(package)
+    for path in modules(package):
+        assert not forbidden & set(imported(path)), f"{path.relative_to(ROOT)} imports a package above or beside it"
+
+
+@pytest.mark.parametrize("path", modules("memstate"), ids=lambda path: str(path.relative_to(ROOT)))
+def test_the_facade_has_no_logic(path: Path) -> None:
+    """A docstring, imports, and the names that are exported; the version is looked up once."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    assert ast.get_docstring(tree)
+    for node in tree.body[1:]:
+        if isinstance(node, ast.Assign):
+            assert ast.unparse(node.targets[0]) in ("__all__", "__version__")
+        else:
+            assert isinstance(node, ast.Import | ast.ImportFrom), f"line {node.lineno} is logic"
+
+
+@pytest.mark.parametrize("path", modules("memstate"), ids=lambda path: str(path.relative_to(ROOT)))
+def test_the_facade_exports_what_it_imports(path: Path) -> None:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    names = {
+        alias.asname or alias.name
+        for node in tree.body
+        if isinstance(node, ast.ImportFrom) and node.module != "importlib.metadata"
+        for alias in node.names
+    }
+    exported = [
+        name
+        for node in tree.body
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__"
+        for name in ast.literal_eval(node.value)
+    ]
+    assert sorted(exported) == sorted(names)
+
+
+def test_the_facade_exports_all_of_the_core() -> None:
+    import memstate
+    import memstate_core
+
+    assert memstate.__all__ == memstate_core.__all__
+
+
+def test_every_error_is_public() -> None:
+    import memstate_core.errors
+
+    classes = [value for value in vars(memstate_core.errors).values() if isinstance(value, type)]
+    assert {error.__name__ for error in classes if issubclass(error, Exception)} <= set(memstate_core.__all__)

@@ -1,0 +1,124 @@
+"""Every program in the documentation runs as it stands, and prints what its comments say."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from unittest import mock
+
+import pytest
+
+from tests.servers import chroma_server
+from tests.snippets import PAGES, SEED, Snippet, fenced, unfenced
+
+SNIPPETS = [snippet for page in PAGES for snippet in fenced(page)]
+OFFLINE = [snippet for snippet in SNIPPETS if not snippet.needs_chroma_server]
+ONLINE = [snippet for snippet in SNIPPETS if snippet.needs_chroma_server]
+CHROMA_PORT = 8000
+
+# What a program may know of the machine: where programs are, and through what the network is reached.
+PASSED_ON = ("PATH", "SYSTEMROOT", "SSL_CERT_FILE", "SSL_CERT_DIR", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
+
+
+@pytest.fixture(scope="session")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty home, so that neither settings nor downloaded models of the machine play a part."""
+    return tmp_path_factory.mktemp("home")
+
+
+@pytest.fixture(scope="module")
+def default_chroma_server() -> Iterator[None]:
+    """A Chroma server where ``chromadb.AsyncHttpClient()`` looks for one."""
+    with socket.socket() as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind(("127.0.0.1", CHROMA_PORT))
+        except OSError as error:
+            pytest.fail(f"port {CHROMA_PORT} must be free, since the documentation uses Chroma's default: {error}")
+    with mock.patch("tests.servers.free_port", return_value=CHROMA_PORT), chroma_server():
+        yield
+
+
+def run(snippet: Snippet, directory: Path, home: Path) -> None:
+    program = directory / "program.py"
+    program.write_text(snippet.code, encoding="utf-8")
+    environment = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
+    finished = subprocess.run(
+        [sys.executable, program.name],
+        cwd=directory,
+        env={**environment, "HOME": str(home), "PYTHONUTF8": "1"},
+        capture_output=True,
+        encoding="utf-8",
+        timeout=100,
+    )
+    assert finished.returncode == 0, f"{snippet} failed:\n{finished.stderr}"
+    if snippet.output:
+        assert finished.stdout.splitlines() == snippet.output, f"{snippet} prints something else"
+
+
+@pytest.mark.parametrize("snippet", OFFLINE, ids=str)
+def test_program(snippet: Snippet, tmp_path: Path, home: Path) -> None:
+    run(snippet, tmp_path, home)
+
+
+@pytest.mark.xdist_group("port-8000")
+@pytest.mark.parametrize("snippet", ONLINE, ids=str)
+@pytest.mark.usefixtures("default_chroma_server")
+def test_program_with_chroma_server(snippet: Snippet, tmp_path: Path, home: Path) -> None:
+    run(snippet, tmp_path, home)
+
+
+def test_the_readme_begins_with_ten_lines_of_code() -> None:
+    """More or fewer by two: enough to show the point, and no more."""
+    lines = [line for line in next(s for s in SNIPPETS if s.page == "README.md").code.splitlines() if line]
+    assert 8 <= len(lines) <= 12
+
+
+def test_the_commands_of_the_readme_are_those_of_ci() -> None:
+    root = PAGES[0].parent
+    readme = PAGES[0].read_text(encoding="utf-8")
+    makefile = (root / "Makefile").read_text(encoding="utf-8")
+    for target in ("demo", "test"):
+        assert f"```\nmake {target}\n```" in readme
+        assert f"\n{target}: " in makefile
+    commands = [
+        line
+        for line in (root / ".ci" / "run").read_text(encoding="utf-8").splitlines()
+        if line and not line.startswith(("#", "set ", "cd "))
+    ]
+    assert commands == ["exec make test"]
+
+
+def test_links_lead_somewhere() -> None:
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        for target in re.findall(r"\]\((?!https?:)([^)]+)\)", text):
+            name, _, anchor = target.partition("#")
+            linked = (page.parent / name).resolve() if name else page
+            assert linked.exists(), f"{page.name} links to {target}, which does not exist"
+            if anchor:
+                headings = re.findall(r"^#+ (.+)$", linked.read_text(encoding="utf-8"), re.MULTILINE)
+                anchors = {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
+                assert anchor in anchors, f"{page.name} links to {target}, and there is no such heading"
+
+
+@pytest.mark.skipif(not SEED.is_dir(), reason="the pages that the documentation grew from are not beside this checkout")
+class TestSeed:
+    programs = unfenced(SEED / "core-concepts.txt") if SEED.is_dir() else []
+
+    def test_programs_are_found(self) -> None:
+        """Six sections, each with a sync and an async program; all of them are valid Python."""
+        assert len(self.programs) == 12
+        assert ["asyncio" in program.code for program in self.programs] == [False, True] * 6
+        for program in self.programs:
+            compile(program.code, str(program), "exec")
+
+    @pytest.mark.parametrize("program", programs, ids=str)
+    def test_program_is_documented_as_it_is(self, program: Snippet) -> None:
+        """Those of the documentation run, so this one runs too."""
+        assert program.code in [snippet.code for snippet in SNIPPETS if snippet.page == "core-concepts.md"]

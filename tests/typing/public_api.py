@@ -1,0 +1,195 @@
+"""The public API as a user writes it. It is never run: mypy checks that the types say what the documentation says."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any, assert_type
+
+import chromadb
+from pydantic import BaseModel
+
+from memstate import (
+    UNSET,
+    AsyncInMemoryStorage,
+    AsyncMemoryStore,
+    AsyncSQLiteStorage,
+    Change,
+    ConflictError,
+    Constraint,
+    Fact,
+    HookError,
+    InMemoryStorage,
+    LexicalEmbedder,
+    MemoryStore,
+    MemoryStoreError,
+    MemStateError,
+    Moved,
+    Operation,
+    SchemaRegistry,
+    ScoredFact,
+    SearchResult,
+    SQLiteStorage,
+    Transaction,
+    TransactionContext,
+    TransientError,
+    ValidationFailed,
+)
+from memstate.backends import inmemory, sqlite
+from memstate.integrations.chroma import AsyncChromaSyncHook, ChromaSyncHook
+
+
+class Note(BaseModel):
+    text: str
+    topic: str = ""
+
+
+def on_change(operation: Operation, fact_id: str, fact: Fact | None) -> None: ...
+
+
+async def on_change_later(operation: Operation, fact_id: str, fact: Fact | None) -> None: ...
+
+
+class Index:
+    """A hook that takes batches and can be searched."""
+
+    target_types = ("note",)
+
+    def apply(self, changes: Sequence[Change]) -> None:
+        for change in changes:
+            assert_type(change.before, Fact | None)
+            assert_type(change.after, Fact | None)
+            assert_type(change.inverse, Change)
+
+    def search(self, query: str, limit: int, scope: object) -> list[SearchResult]:
+        return [SearchResult("id", 1.0)]
+
+
+def opening() -> None:
+    MemoryStore(InMemoryStorage())
+    MemoryStore(storage=inmemory.InMemoryStorage(), hooks=[on_change, Index()], namespace="tenant")
+    with MemoryStore(SQLiteStorage("memory.db")) as store:
+        assert_type(store, MemoryStore)
+    with sqlite.SQLiteStorage("memory.db", durability="full") as storage:
+        MemoryStore(storage, context=lambda: TransactionContext(session_id="chat", mark="step-1", actor="agent"))
+    hook = ChromaSyncHook(
+        chromadb.Client(),
+        "notes",
+        embedding_fn=LexicalEmbedder(),
+        target_types={"note"},
+        text_field="text",
+        metadata_fields=["topic"],
+    )
+    MemoryStore(InMemoryStorage(), hooks=[hook])
+
+
+def schemas(store: MemoryStore) -> None:
+    store.register_schema("note", Note)
+    store.register_schema(
+        typename="note",
+        model=Note,
+        constraint=Constraint(singleton_key=("topic", "text"), immutable=False, scope="session"),
+        index=["topic"],
+        version=2,
+        migrate=lambda payload: {**payload, "topic": ""},
+    )
+    SchemaRegistry()
+
+
+def writing(store: MemoryStore) -> None:
+    note = Note(text="a")
+    assert_type(store.commit_model(note), str)
+    assert_type(store.commit_model(model=note, session_id="chat", ephemeral=True, actor="agent", reason="said"), str)
+    assert_type(store.commit_model(note, "id", typename="note", source="mail", expected_version=1), str)
+    assert_type(store.commit(Fact(type="note", payload={"text": "a"}), session_id=None, expected_version=0), str)
+    assert_type(store.update("id", {"text": "b"}, deep=True, expected_version=1, actor="agent", reason="moved"), str)
+    assert_type(store.delete("id"), str)
+    assert_type(store.delete(session_id="chat", fact_id="id"), str)
+    with store.transaction(session_id="chat", actor="agent", reason="plan", mark="step-1") as tx:
+        assert_type(tx.commit_model(note), str)
+        assert_type(tx.commit(Fact(type="note", payload={"text": "a"})), str)
+        assert_type(tx.update("id", {"text": "b"}), str)
+        assert_type(tx.get("id"), dict[str, Any] | None)
+        assert_type(tx.query("note", {"topic": "x"}), list[dict[str, Any]])
+        savepoint = tx.savepoint()
+        tx.delete("id")
+        savepoint.rollback()
+        with tx.savepoint():
+            tx.delete("id")
+    assert_type(store.promote_session("chat"), list[str])
+    assert_type(store.promote_session("chat", lambda fact: fact["payload"]["topic"] == "x"), list[str])
+    assert_type(store.discard_session("chat"), int)
+    try:
+        store.delete("id")
+    except ConflictError as error:
+        assert_type(error.fact_id, str | None)
+        assert_type(error.actual_version, int | None)
+    except ValidationFailed as error:
+        assert_type(error.path, str | None)
+    except HookError as error:
+        assert_type(error.in_doubt, tuple[str, ...])
+    except (MemStateError, MemoryStoreError, TransientError):
+        pass
+
+
+def reading(store: MemoryStore) -> None:
+    assert_type(store.get("id"), dict[str, Any] | None)
+    model = store.get_model("id")
+    assert isinstance(model, Note)
+    filters = {"topic": {"$in": ["x"]}}
+    assert_type(store.query("note", filters, session_id=None, limit=1, offset=2, order_by="-ts"), list[dict[str, Any]])
+    assert_type(store.query(session_id=UNSET), list[dict[str, Any]])
+    assert_type(store.count("note", filters), int)
+    found = store.search("text", limit=3, filters=filters, score_threshold=0.5, session_id="chat", typename="note")
+    assert_type(found, list[ScoredFact])
+    assert_type(found[0].fact, Fact)
+    assert_type(found[0].score, float)
+
+
+def going_back(store: MemoryStore) -> None:
+    assert_type(store.rollback("chat"), Moved)
+    assert_type(store.rollback(steps=2, session_id="chat"), Moved)
+    moved = store.rollback("chat", to=datetime.now(UTC), on_conflict="keep")
+    assert_type(moved[0], Transaction)
+    assert_type(moved.kept, tuple[str, ...])
+    store.rollback(None, to="before lunch")
+    store.savepoint("chat", "before lunch")
+    assert_type(store.redo("chat", steps=1), Moved)
+    assert_type(store.checkout("chat", "tx-1"), Moved)
+    history = store.history(session_id="chat", limit=10)
+    assert_type(history, list[Transaction])
+    assert_type(store.history(fact_id="id", before=history[-1].id), list[Transaction])
+    assert_type(history[0].operation, Operation)
+    assert_type(history[0].changes, Sequence[Change])
+
+
+def looking_after(store: MemoryStore) -> None:
+    store.recover()
+    store.verify()
+    store.repair()
+    store.reindex()
+    store.migrate_facts()
+    store.put_record("settings", "theme", b"dark")
+    assert_type(store.get_record("settings", "theme"), bytes | None)
+    for record in store.scan_records("settings"):
+        assert_type(record.key, str)
+        assert_type(record.value, bytes)
+
+
+async def awaited() -> None:
+    AsyncMemoryStore(AsyncInMemoryStorage(), hooks=[on_change, on_change_later])
+    hook = AsyncChromaSyncHook(await chromadb.AsyncHttpClient(), "notes", text_field="text")
+    async with AsyncMemoryStore(AsyncSQLiteStorage("memory.db"), hooks=[hook]) as store:
+        assert_type(store, AsyncMemoryStore)
+        store.register_schema("note", Note)
+        assert_type(await store.commit_model(Note(text="a"), session_id="chat"), str)
+        async with store.transaction(session_id="chat") as tx:
+            assert_type(await tx.commit_model(Note(text="a")), str)
+            assert_type(await tx.query("note"), list[dict[str, Any]])
+            async with tx.savepoint():
+                await tx.delete("id")
+        assert_type(await store.get("id"), dict[str, Any] | None)
+        assert_type(await store.search("text"), list[ScoredFact])
+        assert_type(await store.rollback("chat", steps=1), Moved)
+        assert_type(await store.history(session_id="chat"), list[Transaction])
+        await store.recover()
