@@ -166,7 +166,6 @@ class Committer:
         expires = time.time() + self.lease
 
         async def work(tx: StorageTransaction) -> None:
-            await refuse_held(tx, [*keys, plan.session_key()])
             await _check_ground(tx, plan)
             await tx.write(Batch(claims=[Claim(key, owner, expires, hooks) for key in keys]))
 
@@ -260,8 +259,14 @@ async def refuse_held(tx: StorageTransaction, keys: Sequence[str]) -> None:
 
 
 async def _check_ground(tx: StorageTransaction, plan: Plan) -> None:
-    """Raise :class:`Stale` unless the plan's facts, places, head and definitions are still what it was made from."""
+    """See that the plan can be carried out on what is there now.
+
+    :raises Held: another transaction has claimed what it needs.
+    :raises Stale: its facts, places, head or definitions are not what it was made from any more.
+    """
     position = await tx.position(plan.session_id)
+    if position.claimed:
+        await refuse_held(tx, [*plan.claim_keys(), plan.session_key()])
     if position.generation != plan.position.generation or (plan.moves and position.head != plan.position.head):
         raise Stale
     now = await tx.facts([change.fact_id for change in plan.changes])

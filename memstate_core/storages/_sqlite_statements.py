@@ -51,11 +51,30 @@ ARCHIVE: Final = f"""
 """
 _MADE_BY: Final = "(SELECT made_by FROM memstate_versions WHERE namespace = ? AND id = ? AND version = ?)"
 _INSERT: Final = f"INSERT INTO memstate_facts ({FACT}, namespace, made_by) VALUES ({'?, ' * 11}?, "
-_UPDATE: Final = f"UPDATE memstate_facts SET {', '.join(f'{name} = ?' for name in _WITHOUT_ORDINAL)}, made_by = "
 INSERT_FACT: Final = f"{_INSERT}?)"
 INSERT_FACT_AGAIN: Final = f"{_INSERT}{_MADE_BY})"
-UPDATE_FACT: Final = f"{_UPDATE}? WHERE row = ?"
-UPDATE_FACT_AGAIN: Final = f"{_UPDATE}{_MADE_BY} WHERE row = ?"
+
+
+def update_fact(*, session: bool, singleton: bool, again: bool) -> str:
+    """An UPDATE of a fact's row; ``again``: to an archived version.
+
+    SQLite writes every index on a column that is set, changed or not, so the session and the singleton place are set
+    only where they change.
+    """
+    columns = ["payload", "source", "ts", "version", "ephemeral", "schema_version"]
+    columns += ["session_id"] * session + ["singleton"] * singleton
+    made_by = _MADE_BY if again else "?"
+    return (
+        f"UPDATE memstate_facts SET {', '.join(f'{name} = ?' for name in columns)}, made_by = {made_by} WHERE row = ?"
+    )
+
+
+UPDATE_FACT: Final = {
+    (session, singleton, again): update_fact(session=session, singleton=singleton, again=again)
+    for session in (False, True)
+    for singleton in (False, True)
+    for again in (False, True)
+}
 DELETE_FACT: Final = "DELETE FROM memstate_facts WHERE row = ?"
 LEAVE_PLACE: Final = "UPDATE memstate_facts SET singleton = NULL WHERE row = ?"
 PUT_FIELD: Final = """

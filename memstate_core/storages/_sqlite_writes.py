@@ -17,7 +17,7 @@ def write_facts(
 ) -> None:
     """Make the facts what the changes say; ``restores``: every ``after`` is an archived version."""
     made: list[StoredFact] = []
-    changed: list[StoredFact] = []
+    changed: dict[tuple[bool, bool, bool], list[tuple[Any, ...]]] = {}
     archived: list[tuple[int]] = []
     removed: list[tuple[int]] = []
     leaving: list[tuple[int]] = []
@@ -32,25 +32,37 @@ def write_facts(
                 removed.append((before.ordinal,))
             elif before.singleton is not None and before.singleton != after.singleton:
                 leaving.append((before.ordinal,))
-        if after is not None:
-            (changed if before is not None and before.ordinal == after.ordinal else made).append(after)
-            if entries:
-                fields.append((after, entries))
+        if after is None:
+            continue
+        if before is not None and before.ordinal == after.ordinal:
+            how = before.session_id != after.session_id, before.singleton != after.singleton, restores
+            changed.setdefault(how, []).append(_row(namespace, after, seq, *how))
+        else:
+            made.append(after)
+        if entries:
+            fields.append((after, entries))
     _run(connection, sql.ARCHIVE, archived)
     _run(connection, sql.DELETE_FACT, removed)
     _run(connection, sql.LEAVE_PLACE, leaving)  # two facts may exchange their places
+    for kind, rows in changed.items():
+        _run(connection, sql.UPDATE_FACT[kind], rows)
     if restores:
-        _run(
-            connection,
-            sql.UPDATE_FACT_AGAIN,
-            [(*fact[:-1], namespace, fact.id, fact.version, fact.ordinal) for fact in changed],
-        )
         _run(connection, sql.INSERT_FACT_AGAIN, [(*fact, namespace, namespace, fact.id, fact.version) for fact in made])
     else:
-        _run(connection, sql.UPDATE_FACT, [(*fact[:-1], seq, fact.ordinal) for fact in changed])
         _run(connection, sql.INSERT_FACT, [(*fact, namespace, seq) for fact in made])
     if fields:
         write_fields(connection, namespace, fields)
+
+
+def _row(namespace: str, fact: StoredFact, seq: int, session: bool, singleton: bool, again: bool) -> tuple[Any, ...]:
+    """The parameters of :data:`~memstate_core.storages._sqlite_statements.UPDATE_FACT`."""
+    row: list[Any] = [fact.payload, fact.source, fact.ts, fact.version, fact.ephemeral, fact.schema_version]
+    if session:
+        row.append(fact.session_id)
+    if singleton:
+        row.append(fact.singleton)
+    row += (namespace, fact.id, fact.version) if again else (seq,)
+    return *row, fact.ordinal
 
 
 def write_fields(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import heapq
 from bisect import bisect_left, insort
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -32,11 +34,17 @@ T = TypeVar("T")
 Ids = dict[str, None]  # an ordered set
 
 
+_FEW = 64
+
+
 class _Namespace:
     """Everything of one namespace."""
 
     def __init__(self) -> None:
         self.facts: dict[str, StoredFact] = {}
+        # facts and by_type are in the order of ordinals, but for those that came back and stand at their end.
+        self.came_back: Ids = {}
+        self.last_ordinal = -1
         self.versions: dict[str, dict[int, StoredFact]] = {}
         self.fields: dict[str, tuple[IndexEntry, ...]] = {}
         self.by_type: dict[str, Ids] = defaultdict(dict)
@@ -45,6 +53,8 @@ class _Namespace:
         self.places: dict[str, str] = {}
         self.entries: dict[int, Entry] = {}
         self.by_fact: dict[str, list[int]] = defaultdict(list)
+        self.by_line: dict[str | None, list[int]] = defaultdict(list)
+        self.by_mark: dict[str, list[int]] = defaultdict(list)
         self.heads: dict[str | None, tuple[int, int]] = {}
         self.savepoints: dict[tuple[str | None, str], int] = {}
         self.records: dict[str, dict[str, bytes]] = defaultdict(dict)
@@ -59,24 +69,79 @@ class _Namespace:
         del self.facts[fact.id]
         del self.by_type[fact.type][fact.id]
         del self.by_session[fact.session_id][fact.id]
-        if fact.singleton is not None and self.places.get(fact.singleton) == fact.id:
-            del self.places[fact.singleton]
-        for path, kind, key in self.fields.pop(fact.id, ()):
-            holders = self.by_field[fact.type, path][kind, key]
-            del holders[fact.id]
-            if not holders:
-                del self.by_field[fact.type, path][kind, key]
+        self.came_back.pop(fact.id, None)
+        self._leave_place(fact)
+        self._put_fields(fact, ())
 
     def put_in(self, fact: StoredFact, fields: tuple[IndexEntry, ...]) -> None:
+        if fact.ordinal > self.last_ordinal:
+            self.last_ordinal = fact.ordinal
+        else:
+            self.came_back[fact.id] = None
         self.facts[fact.id] = fact
         self.by_type[fact.type][fact.id] = None
         self.by_session[fact.session_id][fact.id] = None
         if fact.singleton is not None:
             self.places[fact.singleton] = fact.id
         if fields:
+            self._put_fields(fact, fields)
+
+    def put_in_place_of(self, before: StoredFact, fact: StoredFact, fields: tuple[IndexEntry, ...]) -> None:
+        """Change a fact where it is, which keeps everything in order."""
+        self.facts[fact.id] = fact
+        if fact.session_id != before.session_id:
+            del self.by_session[before.session_id][fact.id]
+            self.by_session[fact.session_id][fact.id] = None
+        if fact.singleton != before.singleton:
+            self._leave_place(before)
+        if fact.singleton is not None:
+            self.places[fact.singleton] = fact.id
+        if fields or fact.id in self.fields:
+            self._put_fields(fact, fields)
+
+    def _leave_place(self, fact: StoredFact) -> None:
+        if fact.singleton is not None and self.places.get(fact.singleton) == fact.id:
+            del self.places[fact.singleton]
+
+    def _put_fields(self, fact: StoredFact, fields: tuple[IndexEntry, ...]) -> None:
+        old = self.fields.pop(fact.id, ())
+        if fields:
             self.fields[fact.id] = fields
-            for path, kind, key in fields:
-                self.by_field[fact.type, path].setdefault((kind, key), {})[fact.id] = None
+        if old == fields:
+            return
+        for path, kind, key in old:
+            holders = self.by_field[fact.type, path][kind, key]
+            del holders[fact.id]
+            if not holders:
+                del self.by_field[fact.type, path][kind, key]
+        for path, kind, key in fields:
+            self.by_field[fact.type, path].setdefault((kind, key), {})[fact.id] = None
+
+    def in_order(self, typename: str | None) -> Iterable[str]:
+        """The ids of all facts, or of those of a type, in the order of their ordinals."""
+        if len(self.came_back) > _FEW + len(self.facts) // 8:
+            self.facts = dict(sorted(self.facts.items(), key=lambda item: item[1].ordinal))
+            self.by_type = defaultdict(dict)
+            for fact in self.facts.values():
+                self.by_type[fact.type][fact.id] = None
+            self.came_back = {}
+        ids: Iterable[str] = self.facts if typename is None else self.by_type.get(typename, ())
+        if not self.came_back:
+            return ids
+
+        def place(fact_id: str) -> int:
+            return self.facts[fact_id].ordinal
+
+        back = sorted((id_ for id_ in self.came_back if typename in (None, self.facts[id_].type)), key=place)
+        return heapq.merge((id_ for id_ in ids if id_ not in self.came_back), back, key=place)
+
+    def record_entry(self, entry: Entry) -> None:
+        self.entries[entry.seq] = entry
+        self.by_line[entry.session_id].append(entry.seq)
+        if entry.mark is not None:
+            self.by_mark[entry.mark].append(entry.seq)
+        for change in entry.changes:
+            self.by_fact[change.fact_id].append(entry.seq)
 
     def put_record(self, write: RecordWrite) -> None:
         keys, records = self.record_keys[write.collection], self.records[write.collection]
@@ -117,27 +182,29 @@ class _MemoryTransaction:
 
     async def select(self, selection: Selection) -> list[StoredFact]:
         facts = self._data.facts
-        found = [facts[id_] for id_ in self._candidates(selection) if matches(facts[id_], selection)]
         end = None if selection.limit is None else selection.offset + selection.limit
+        candidates, ordered = self._candidates(selection)
+        found = (facts[id_] for id_ in candidates if matches(facts[id_], selection))
+        if ordered and not selection.order:
+            return list(islice(found, selection.offset, end))
         return sort_facts(found, selection.order, selection.decode)[selection.offset : end]
 
     async def count(self, selection: Selection) -> int:
         facts = self._data.facts
-        return sum(matches(facts[id_], selection) for id_ in self._candidates(selection))
+        return sum(matches(facts[id_], selection) for id_ in self._candidates(selection)[0])
 
-    def _candidates(self, selection: Selection) -> Iterable[str]:
-        """The ids of the smallest set known to hold all matches."""
+    def _candidates(self, selection: Selection) -> tuple[Iterable[str], bool]:
+        """The ids of a small set that holds all matches, and whether they are in the order of their ordinals."""
         data = self._data
-        sets: list[Iterable[str]] = []
-        if selection.typename is not None:
-            if selection.predicate is not None:
-                for range_ in selection.predicate.ranges:
-                    if range_.path in selection.indexed:
-                        return self._in_range(selection.typename, range_)
-            sets.append(data.by_type.get(selection.typename, ()))
+        if selection.typename is not None and selection.predicate is not None:
+            for range_ in selection.predicate.ranges:
+                if range_.path in selection.indexed:
+                    return self._in_range(selection.typename, range_), False
         if not isinstance(selection.session_id, Unset):
-            sets.append(data.by_session.get(selection.session_id, ()))
-        return min(sets, key=len, default=data.facts)  # type: ignore[arg-type]
+            of_session = data.by_session.get(selection.session_id, {})
+            if selection.typename is None or len(of_session) < len(data.by_type.get(selection.typename, ())):
+                return of_session, False
+        return data.in_order(selection.typename), True
 
     def _in_range(self, typename: str, range_: Range) -> list[str]:
         values = self._data.by_field.get((typename, range_.path), {})
@@ -178,20 +245,24 @@ class _MemoryTransaction:
         before: int | None = None,
         limit: int | None = None,
     ) -> list[Entry]:
-        entries = self._data.entries
-        seqs: Iterable[int] = self._data.by_fact.get(fact_id, []) if fact_id is not None else list(entries)
-        found: list[Entry] = []
-        for seq in reversed(list(seqs)):
-            entry = entries[seq]
-            if limit is not None and len(found) >= limit:
-                break
-            if (
-                (before is None or seq < before)
-                and (isinstance(session_id, Unset) or entry.session_id == session_id)
-                and (mark is None or entry.mark == mark)
-            ):
-                found.append(entry)
-        return found
+        data = self._data
+        seqs: Iterable[int]
+        if fact_id is not None:
+            seqs = reversed(data.by_fact.get(fact_id, []))
+        elif mark is not None:
+            seqs = reversed(data.by_mark.get(mark, []))
+        elif not isinstance(session_id, Unset):
+            seqs = reversed(data.by_line.get(session_id, []))
+        else:
+            seqs = reversed(data.entries)
+        entries = (data.entries[seq] for seq in seqs if before is None or seq < before)
+        found = (
+            entry
+            for entry in entries
+            if (isinstance(session_id, Unset) or entry.session_id == session_id)
+            and (mark is None or entry.mark == mark)
+        )
+        return list(islice(found, limit))
 
     async def savepoint(self, session_id: str | None, name: str) -> int | None:
         return self._data.savepoints.get((session_id, name))
@@ -233,10 +304,8 @@ class _MemoryTransaction:
         refuse_shared_places((fact.id, place) for fact, place, _ in described)
 
         def lay_down() -> None:
-            for fact, _, _ in described:
-                data.take_out(fact)
             for fact, place, fields in described:
-                data.put_in(fact._replace(singleton=place), fields)
+                data.put_in_place_of(fact, fact._replace(singleton=place), fields)
 
         self._staged.append(lay_down)
 
@@ -269,25 +338,25 @@ class _MemoryTransaction:
 
     def _lay_down(self, batch: Batch, changes: Sequence[FactChange], seq: int) -> None:
         data = self._data
-        for change in changes:
-            if change.before is not None:
-                data.take_out(change.before)
-        for change in changes:
-            after = change.after
+        for before, after, _ in changes:
+            if before is not None and (after is None or after.ordinal != before.ordinal):
+                data.take_out(before)
+        for before, after, fields in changes:
             if after is None:
                 continue
             if not batch.restores:
                 data.versions.setdefault(after.id, {})[after.version] = after
-            data.put_in(after, change.fields)
+            if before is not None and after.ordinal == before.ordinal:
+                data.put_in_place_of(before, after, fields)
+            else:
+                data.put_in(after, fields)
         if batch.entry is not None:
             new = batch.entry
             head = seq if new.head is None else new.head
             session_id, operation, actor, reason, mark, ts, parent, _, redo = new
-            data.entries[seq] = Entry(
-                seq, session_id, parent, head, operation.value, actor, reason, mark, ts, versions_of(changes)
+            data.record_entry(
+                Entry(seq, session_id, parent, head, operation.value, actor, reason, mark, ts, versions_of(changes))
             )
-            for change in changes:
-                data.by_fact[change.fact_id].append(seq)
             data.heads[session_id] = (head, redo)
         if batch.savepoint is not None:
             data.savepoints[batch.savepoint.session_id, batch.savepoint.name] = batch.savepoint.seq
