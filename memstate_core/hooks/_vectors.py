@@ -40,7 +40,8 @@ def checked_vectors(result: Any, expected: int) -> list[Vector]:
     :raises HookError: their number, their dimensions or their values cannot be right.
     """
     try:
-        vectors = [np.asarray(vector, dtype=np.float32) for vector in result]
+        with np.errstate(over="ignore"):
+            vectors = [np.asarray(vector, dtype=np.float32) for vector in result]
     except (TypeError, ValueError) as error:
         raise HookError(f"embedding_fn returned {type(result).__name__}, not a list of vectors of numbers") from error
     if expected == 1 and vectors and all(vector.ndim == 0 for vector in vectors):
@@ -53,7 +54,7 @@ def checked_vectors(result: Any, expected: int) -> list[Vector]:
     if len(shapes) > 1 or any(len(shape) != 1 or not shape[0] for shape in shapes):
         raise HookError(f"embedding_fn returned vectors of shapes {sorted(shapes)}; all must have one same length")
     if not all(np.isfinite(vector).all() for vector in vectors):
-        raise HookError("embedding_fn returned a vector with NaN or infinity in it")
+        raise HookError("embedding_fn returned a vector that holds NaN or infinity as float32")
     return vectors
 
 

@@ -41,9 +41,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# Twice Chroma's default on every count: at 10,000 vectors a third slower to search and a fifth to write, but beside 300
-# (3,000) equal vectors a search still finds 99 % (93 %) of the nearest others, where the default finds 91 % (24 %).
-_NEW_INDEX: Final = {"space": "cosine", "ef_construction": 200, "ef_search": 200, "max_neighbors": 32}
+# Twice the neighbours of Chroma's default. Of 2,000 vectors beside 300 (3,000) equal ones, a search then finds 99 %
+# (77 %) of the nearest, instead of 91 % (32 %). It costs nothing when searching, and half as much again when writing.
+_NEW_INDEX: Final = {"space": "cosine", "max_neighbors": 32}
 
 _PAGE: Final = 1000
 

@@ -324,12 +324,18 @@ class TestSearching:
         common = [fact(f"{number}", f"tea number {number}") for number in range(30)]
         rare = [fact(f"task {number}", f"task number {number}", type="task") for number in range(3)]
         await hook.apply(put(*common, *rare))
-        for typename, limit, queries in (("note", 5, 1), ("task", 2, 2), ("task", 3, 2)):
+        for query, typename, limit, queries in (
+            ("tea number 7", "note", 5, 1),
+            ("task number 1", "note", 5, 1),
+            ("tea number 7", "task", 2, 2),
+            ("tea number 7", "task", 3, 2),
+        ):
             calls.clear()
-            results = await hook.search("tea number 7", limit, Scope(typename))
-            exact = await hook.similarity("tea number 7", common if typename == "note" else rare)
+            facts = common if typename == "note" else rare
+            results = await hook.search(query, limit, Scope(typename))
+            exact = await hook.similarity(query, facts)
             assert [result.score for result in results] == pytest.approx([result.score for result in exact[:limit]])
-            assert set(ids(results)) <= {one.id for one in (common if typename == "note" else rare)}
+            assert set(ids(results)) <= {one.id for one in facts}
             assert calls == {"query": queries}
 
     async def test_similarity_is_of_the_facts_as_given(self, chroma: Chroma) -> None:
