@@ -104,8 +104,8 @@ class SyncRuntime:
     @contextlib.contextmanager
     def keep_alive(self, renew: Renew, interval: float) -> Iterator[None]:
         key = object()
-        self._renewals[key] = (renew, interval, time.monotonic())
         self._ensure_thread()
+        self._renewals[key] = (renew, interval, time.monotonic())
         if interval < _NAP:
             self._wake.set()
         try:
@@ -124,7 +124,9 @@ class SyncRuntime:
         with self._guard:
             if self._pid == os.getpid():
                 return
-            self._pid = os.getpid()  # a fork does not bring the thread along
+            if self._pid:  # a fork brings along what other threads of the parent were renewing, but not this thread
+                self._renewals = {}
+            self._pid = os.getpid()
             self._stopped = False
             self._wake = threading.Event()
             self._thread = threading.Thread(

@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from memstate_core import moves, search
 from memstate_core._bridge import AsyncRuntime
 from memstate_core.async_transaction_block import AsyncTransactionBlock
-from memstate_core.block import Block, plain, record_write
+from memstate_core.block import Block, plain, record_deletion, record_write
 from memstate_core.engine import ContextProvider, OnConflict, now_utc
 from memstate_core.facts import (
     UNSET,
@@ -276,7 +276,7 @@ class AsyncMemoryStore(StoreBase):
 
     async def delete_record(self, collection: str, key: str) -> None:
         """Same as :meth:`MemoryStore.delete_record`, awaited."""
-        await self._use().write_record(record_write(collection, key, None))
+        await self._use().write_record(record_deletion(collection, key))
 
     async def get_record(self, collection: str, key: str) -> bytes | None:
         """Same as :meth:`MemoryStore.get_record`, awaited."""

@@ -8,7 +8,7 @@ from typing import Any, Self
 
 from pydantic import BaseModel
 
-from memstate_core.block import Block, plain, record_write
+from memstate_core.block import Block, plain, record_deletion, record_write
 from memstate_core.facts import (
     UNSET,
     Fact,
@@ -131,7 +131,7 @@ class AsyncTransactionBlock:
 
     def delete_record(self, collection: str, key: str) -> None:
         """Same as :meth:`TransactionBlock.delete_record`."""
-        self._block.put_record(record_write(collection, key, None))
+        self._block.put_record(record_deletion(collection, key))
 
     async def get_record(self, collection: str, key: str) -> bytes | None:
         """Same as :meth:`TransactionBlock.get_record`, awaited."""

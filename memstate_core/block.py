@@ -121,8 +121,7 @@ class Block:
         self._reads.setdefault(fact_id, before.version if before else 0)
 
     async def _look(self, look: Callable[[Workspace], Awaitable[T]]) -> T:
-        if self._state != "open":
-            raise ClosedError(f"this transaction block is {self._state}; call store.transaction() for a new one")
+        self._check_open()
 
         async def work(tx: StorageTransaction) -> T:
             if self._space is None:
@@ -132,9 +131,14 @@ class Block:
 
         return await self.engine.storage.read(self.engine.namespace, work)
 
+    def _check_open(self) -> None:
+        if self._state != "open":
+            raise ClosedError(f"this transaction block is {self._state}; call store.transaction() for a new one")
+
     # Records
 
     def put_record(self, write: RecordWrite) -> None:
+        self._check_open()
         self._records[write.collection, write.key] = write.value
 
     async def record(self, collection: str, key: str) -> bytes | None:
@@ -166,8 +170,7 @@ class Block:
 
     def keep(self) -> Kept:
         """Remember the block's state."""
-        if self._state != "open":
-            raise ClosedError(f"this transaction block is {self._state}; a savepoint belongs into an open one")
+        self._check_open()
         space = self._space.copy() if self._space is not None else None
         return Kept(len(self._intents), space, dict(self._records))
 
@@ -225,16 +228,21 @@ class Block:
                 )
 
 
-def record_write(collection: str, key: str, value: bytes | None) -> RecordWrite:
+def record_write(collection: str, key: str, value: bytes) -> RecordWrite:
     """A checked record write.
 
     :raises ValidationFailed: a collection or key that not every storage could keep, or a value that is not bytes.
     """
+    if not isinstance(value, bytes | bytearray | memoryview):
+        raise ValidationFailed(f"a record's value is bytes, not {type(value).__name__}; encode it first")
+    return record_deletion(collection, key)._replace(value=bytes(value))
+
+
+def record_deletion(collection: str, key: str) -> RecordWrite:
+    """A checked deletion of a record."""
     check_identifier("collection", collection)
     check_identifier("key", key)
-    if value is not None and not isinstance(value, bytes | bytearray | memoryview):
-        raise ValidationFailed(f"a record's value is bytes, not {type(value).__name__}; encode it first")
-    return RecordWrite(collection, key, None if value is None else bytes(value))
+    return RecordWrite(collection, key, None)
 
 
 def plain(facts: Sequence[StoredFact], decode: Callable[[StoredFact], dict[str, Any]]) -> list[dict[str, Any]]:

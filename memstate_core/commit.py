@@ -200,16 +200,25 @@ class Committer:
         A failure leaves the claims, ended, and is noted on ``error``; an interruption does so too, and goes on.
         """
         failed: dict[str, None] = {}
+        ids = [change.fact_id for change in plan.changes]
+
+        async def look(tx: StorageTransaction) -> tuple[Mapping[str, StoredFact], bool]:
+            ours = {claim.key for claim in await tx.claims(plan.claim_keys()) if claim.owner == owner}
+            return await tx.facts(ids), ours == set(plan.claim_keys())
+
         try:
             try:
-                ids = [change.fact_id for change in plan.changes]
-                committed = await self.storage.read(self.namespace, lambda tx: tx.facts(ids))
+                committed, ours = await self.storage.read(self.namespace, look, snapshot=True)
             except Exception as cleanup:
                 error.add_note(f"the committed state could not be read: {cleanup!r}")
-                failed.update(dict.fromkeys(change.fact_id for change in plan.changes))
+                failed.update(dict.fromkeys(ids))
             else:
                 for hook, changes in started:
-                    failed.update(dict.fromkeys(await self._bring_back(hook, changes, committed, error)))
+                    if ours:
+                        failed.update(dict.fromkeys(await self._bring_back(hook, changes, committed, error)))
+                    else:
+                        # The lease ended before the transaction did, and somebody else may own the facts by now.
+                        failed.update(dict.fromkeys(await self._mend(hook, changes, error)))
         except BaseException as interruption:
             interruption.add_note(f"while this was being undone: {error!r}")
             await self._release(owner, error, healed=False)
@@ -238,6 +247,16 @@ class Committer:
         except Exception as cleanup:
             error.add_note(f"hook {hook.name!r} could not be brought back: {cleanup!r}")
             return [change.fact_id for change in changes]
+        return []
+
+    async def _mend(self, hook: HookAdapter, changes: Sequence[Change], error: BaseException) -> list[str]:
+        """Undo one hook on facts that are not ours any more; the ids of the facts for which that failed."""
+        ids = [change.fact_id for change in changes]
+        try:
+            await self.recovery.mend(hook, ids)
+        except Exception as cleanup:
+            error.add_note(f"hook {hook.name!r} could not be brought back: {cleanup!r}")
+            return ids
         return []
 
     async def _release(self, owner: str, error: BaseException, *, healed: bool = True) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from memstate_core._bridge import Runtime
+from memstate_core._bridge import Interruption, Runtime
 from memstate_core.changes import Decode
 from memstate_core.errors import BusyError, HookError
 from memstate_core.facts import StoredFact
@@ -109,21 +109,19 @@ class Recovery:
                 await tx.write(Batch(claims=[claim._replace(owner=owner, expires=expires) for claim in held]))
             return held
 
-        with owning() as owner, self.runtime.keep_alive(lambda: self.renew(owner), self.lease / 3):
-            taken = await self.storage.write(self.namespace, lambda tx: take_over(tx, owner))
-            told: dict[str, list[str]] = defaultdict(list)
-            for claim in taken:
-                for name in claim.hooks:
-                    told[name].extend(_fact_ids([claim]))
-            try:
-                for name, fact_ids in told.items():
-                    for some in _chunks(fact_ids):
-                        await self._bring_back(self._by_name[name], some)
-            except BaseException:
-                await self.renew(owner, until=0.0)
-                raise
-            await self._drop(owner)
-        return bool(taken)
+        async def heal(_: Interruption) -> bool:
+            with owning() as owner, self.runtime.keep_alive(lambda: self.renew(owner), self.lease / 3):
+                taken = await self.storage.write(self.namespace, lambda tx: take_over(tx, owner))
+                told: dict[str, list[str]] = defaultdict(list)
+                for claim in taken:
+                    for name in claim.hooks:
+                        told[name].extend(_fact_ids([claim]))
+                await self._bring_back_and_let_go(
+                    owner, [(self._by_name[name], some) for name, ids in told.items() for some in _chunks(ids)]
+                )
+                return bool(taken)
+
+        return await self.runtime.shielded(heal)
 
     async def renew(self, owner: str, *, until: float | None = None) -> None:
         """Renew an owner's lease; ``until`` (Unix time) another end than the usual one."""
@@ -136,7 +134,14 @@ class Recovery:
 
         await self.storage.write(self.namespace, work)
 
-    async def _drop(self, owner: str) -> None:
+    async def _bring_back_and_let_go(self, owner: str, work: Sequence[tuple[HookAdapter, Sequence[str]]]) -> None:
+        """Give hooks the committed state of facts that we own; what fails stays claimed, its lease ended."""
+        try:
+            for hook, fact_ids in work:
+                await self._bring_back(hook, fact_ids)
+        except BaseException:
+            await self.renew(owner, until=0.0)
+            raise
         await self.storage.write(self.namespace, lambda tx: tx.write(Batch(drop_claims_of=owner)))
 
     async def _bring_back(self, hook: HookAdapter, fact_ids: Sequence[str]) -> None:
@@ -159,7 +164,7 @@ class Recovery:
                 in_doubt=fact_ids,
             ) from error
 
-    async def _mend(self, hook: HookAdapter, fact_ids: Sequence[str]) -> None:
+    async def mend(self, hook: HookAdapter, fact_ids: Sequence[str]) -> None:
         """Claim facts, give a hook their committed state, and let them go; what others hold is waited for.
 
         :raises BusyError: another transaction held one of the facts for too long.
@@ -180,16 +185,15 @@ class Recovery:
 
     async def _mend_free(self, hook: HookAdapter, fact_ids: Sequence[str]) -> tuple[list[str], list[Claim]]:
         """Mend what nobody holds; returns those ids, and the claims on the others."""
-        with owning() as owner, self.runtime.keep_alive(lambda: self.renew(owner), self.lease / 3):
-            free, held = await self._claim_free(owner, hook, fact_ids)
-            if free:
-                try:
-                    await self._bring_back(hook, free)
-                except BaseException:
-                    await self.renew(owner, until=0.0)
-                    raise
-                await self._drop(owner)
-        return free, held
+
+        async def mend(_: Interruption) -> tuple[list[str], list[Claim]]:
+            with owning() as owner, self.runtime.keep_alive(lambda: self.renew(owner), self.lease / 3):
+                free, held = await self._claim_free(owner, hook, fact_ids)
+                if free:
+                    await self._bring_back_and_let_go(owner, [(hook, free)])
+                return free, held
+
+        return await self.runtime.shielded(mend)
 
     async def _claim_free(
         self, owner: str, hook: HookAdapter, fact_ids: Sequence[str]
@@ -249,7 +253,7 @@ class Recovery:
         drifts = await self.verify()
         for drift in drifts:
             wrong = [*drift.missing, *drift.stale, *drift.orphaned]
-            await self._mend(self._by_name[drift.hook], wrong)
+            await self.mend(self._by_name[drift.hook], wrong)
         return drifts
 
     async def reindex(self, name: str | None) -> int:
@@ -265,7 +269,7 @@ class Recovery:
             ids = dict.fromkeys(fact.id for fact in facts if hook.wants(fact.type))
             if hook.scan is not None:
                 ids.update(dict.fromkeys(await self.runtime.call(hook.scan)))
-            await self._mend(hook, list(ids))
+            await self.mend(hook, list(ids))
         return len(facts)
 
 

@@ -141,24 +141,27 @@ class Schema:
         """
         if not isinstance(payload, Mapping):
             raise not_an_object(self.typename, payload)
-        return self._text(self._instance(json_of(self.typename, dict(payload))))
+        return self._text(self._instance(json_of(self.typename, dict(payload)), payload))
 
     def encode_model(self, instance: BaseModel) -> str:
         """The same for an instance, which may have been changed or made without validation."""
         raw = self._dumped(instance)
-        return self._text(self._instance(raw), raw)
+        return self._text(self._instance(raw, instance), raw)
 
     def load(self, payload: Mapping[str, Any]) -> BaseModel:
         """The typed instance of a stored payload."""
-        return self._instance(to_json(payload))
+        return self._instance(to_json(payload), payload)
 
-    def _instance(self, raw: bytes) -> BaseModel:
+    def _instance(self, raw: bytes, source: Any) -> BaseModel:
+        """The validated instance of a payload; ``source`` is what it was dumped from."""
         if self._computed:
             raw = to_json({key: value for key, value in from_json(raw).items() if key not in self._computed})
         try:
             instance: BaseModel = self._validate_json(raw, by_alias=True, by_name=True)
         except ValidationError as error:
             problems = error.errors(include_url=False, include_context=False)
+            if problems[0]["type"] == "json_invalid":  # too deep, or a number too long, to be read back
+                raise unstorable(self.typename, source, error) from error
             raise ValidationFailed(
                 f"{self.typename!r} does not fit {self.model.__name__}: "
                 + "; ".join(f"{_where(one) or 'payload'}: {one['msg']}" for one in problems),

@@ -11,7 +11,7 @@ from pydantic import BaseModel
 
 from memstate_core import moves, search
 from memstate_core._bridge import SyncRuntime, run
-from memstate_core.block import Block, plain, record_write
+from memstate_core.block import Block, plain, record_deletion, record_write
 from memstate_core.engine import ContextProvider, OnConflict, now_utc
 from memstate_core.facts import (
     UNSET,
@@ -363,7 +363,7 @@ class MemoryStore(StoreBase):
 
     def delete_record(self, collection: str, key: str) -> None:
         """Forget a record, if there is one."""
-        run(self._use().write_record(record_write(collection, key, None)))
+        run(self._use().write_record(record_deletion(collection, key)))
 
     def get_record(self, collection: str, key: str) -> bytes | None:
         """A record's value, or None."""

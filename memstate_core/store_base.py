@@ -73,7 +73,7 @@ class StoreBase:
             raise TypeError(
                 f"hook {adapter.name!r} is asynchronous; use it with AsyncMemoryStore, or pass its sync twin"
             )
-        self._engine.add_hook(adapter)
+        self._use().add_hook(adapter)
 
     @property
     def namespace(self) -> str:
@@ -100,7 +100,7 @@ class StoreBase:
         :param version: the version of the payload's form; raise it together with ``migrate``.
         :raises ValidationFailed: the model, or a field that is named, does not exist.
         """
-        self._engine.register_schema(typename, model, constraint, index, migrate, version)
+        self._use().register_schema(typename, model, constraint, index, migrate, version)
 
     def _use(self) -> Engine:
         if self._closed:

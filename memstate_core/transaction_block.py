@@ -9,7 +9,7 @@ from typing import Any, Self
 from pydantic import BaseModel
 
 from memstate_core._bridge import run
-from memstate_core.block import Block, Kept, plain, record_write
+from memstate_core.block import Block, Kept, plain, record_deletion, record_write
 from memstate_core.facts import (
     UNSET,
     Fact,
@@ -129,7 +129,7 @@ class TransactionBlock:
 
     def delete_record(self, collection: str, key: str) -> None:
         """Same as :meth:`MemoryStore.delete_record`, in this transaction."""
-        self._block.put_record(record_write(collection, key, None))
+        self._block.put_record(record_deletion(collection, key))
 
     def get_record(self, collection: str, key: str) -> bytes | None:
         """Same as :meth:`MemoryStore.get_record`, with this transaction's changes."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -97,14 +98,18 @@ def reject_non_finite(typename: str, value: Any, raw: bytes) -> None:
     :raises ValidationFailed: there is, with its path.
     """
     if may_hide_non_finite(raw):
-        found = _find_unstorable(_plain(value), ())
+        found = _find_non_finite(_plain(value), ())
         if found is not None:
-            path, why = found
-            raise ValidationFailed(f"{typename!r}: {path}: {why}", typename=typename, path=path)
+            path, number = found
+            raise ValidationFailed(
+                f"{typename!r}: {path}: {number} is not a number that JSON can hold; use None or leave it out",
+                typename=typename,
+                path=path,
+            )
 
 
 def unstorable(typename: str, value: Any, error: Exception) -> ValidationFailed:
-    """Why a value could not be dumped, with the path of what stood in the way."""
+    """Why a value could not be dumped or read back, with the path of what stood in the way."""
     found = _find_unstorable(_plain(value), ())
     path, why = found if found is not None else (None, str(error))
     return ValidationFailed(f"{typename!r}: {path or 'payload'}: {why}", typename=typename, path=path)
@@ -119,13 +124,33 @@ def _plain(value: Any) -> Any:
     return value
 
 
+def _items(value: Any) -> Iterable[tuple[str, Any]]:
+    """What is in a container, with the part of a path that leads there; nothing in what is none."""
+    if isinstance(value, BaseModel):
+        value = value.__dict__
+    if isinstance(value, Mapping):
+        return ((str(key), item) for key, item in value.items())
+    if isinstance(value, list | tuple | set | frozenset | deque):
+        return ((str(position), item) for position, item in enumerate(value))
+    return ()
+
+
+def _find_non_finite(value: Any, at: tuple[str, ...]) -> tuple[str, float] | None:
+    """The path of the first NaN or infinity, and which it is."""
+    if isinstance(value, float):
+        return None if math.isfinite(value) else (".".join(at), value)
+    for part, item in _items(value):
+        found = _find_non_finite(item, (*at, part))
+        if found is not None:
+            return found
+    return None
+
+
 def _find_unstorable(value: Any, at: tuple[str, ...]) -> tuple[str, str] | None:
     """The path of the first thing that JSON in UTF-8 cannot hold exactly, and why."""
     path = ".".join(at) or "payload"
     if len(at) > MAX_DEPTH:
         return ".".join(at[:5]) + "…", f"nested deeper than {MAX_DEPTH} levels"
-    if isinstance(value, float) and not math.isfinite(value):
-        return path, f"{value} is not a number that JSON can hold; use None or leave it out"
     if isinstance(value, int) and not isinstance(value, bool) and value.bit_length() > MAX_DIGITS * 3:
         return path, f"an integer of more than {MAX_DIGITS} digits cannot be stored"
     if isinstance(value, str):
@@ -141,18 +166,20 @@ def _find_unstorable(value: Any, at: tuple[str, ...]) -> tuple[str, str] | None:
                 "bytes that are not UTF-8 text; set ser_json_bytes='base64' and val_json_bytes='base64' "
                 "in the model's config"
             )
-    if isinstance(value, BaseModel):
-        value = value.__dict__
     if isinstance(value, Mapping):
-        for key, item in value.items():
-            found = _find_unstorable(key, (*at, repr(key))) or _find_unstorable(item, (*at, str(key)))
-            if found is not None:
+        for key in value:
+            if (found := _find_unstorable(key, (*at, repr(key)))) is not None:
                 return found
-    elif isinstance(value, Sequence | set | frozenset) and not isinstance(value, str | bytes | bytearray):
-        for position, item in enumerate(value):
-            found = _find_unstorable(item, (*at, str(position)))
-            if found is not None:
-                return found
+    empty = True
+    for part, item in _items(value):
+        empty = False
+        if (found := _find_unstorable(item, (*at, part))) is not None:
+            return found
+    if empty:
+        try:
+            to_json(value)
+        except (PydanticSerializationError, ValueError, TypeError) as error:
+            return path, f"{error} ({type(value).__name__}); store what JSON can hold"
     return None
 
 
