@@ -81,13 +81,11 @@ class Block:
 
     async def do(self, intent: Intent) -> Any:
         """Try an intent on what the block sees; it is done for good at the end."""
-        many = isinstance(intent, Promote | Discard)  # these can fail when they have changed something already
-        kept = self.keep() if many else None
         try:
             result = await self._look(intent.apply)
-        except BaseException:
-            if kept is not None:
-                self._space = kept.space
+        except Exception:
+            if isinstance(intent, Promote | Discard):  # these can fail when they have changed something already
+                self._space = None
             raise
         self._intents.append(intent)
         self._results.append(result)
@@ -123,13 +121,26 @@ class Block:
     async def _look(self, look: Callable[[Workspace], Awaitable[T]]) -> T:
         self._check_open()
 
-        async def work(tx: StorageTransaction) -> T:
-            if self._space is None:
-                self._space = await self.engine.workspace(tx)
-            self._space.tx = tx
-            return await look(self._space)
+        current = self._space
 
-        return await self.engine.storage.read(self.engine.namespace, work)
+        async def work(tx: StorageTransaction) -> tuple[Workspace, T]:
+            space = current
+            if space is None:
+                space = await self.engine.workspace(tx)
+                for intent in self._intents:
+                    await intent.apply(space)
+            space.tx = tx
+            return space, await look(space)
+
+        try:
+            self._space, result = await self.engine.storage.read(self.engine.namespace, work)
+        except Exception:
+            raise
+        except BaseException:
+            # The call was cancelled, and a storage with a thread of its own may still be at work on the workspace.
+            self._space = None
+            raise
+        return result
 
     def _check_open(self) -> None:
         if self._state != "open":

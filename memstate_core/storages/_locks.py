@@ -1,45 +1,33 @@
-"""One thread at a time, and a clear error instead of a deadlock."""
+"""One thread at a time, and a clear error instead of a transaction within a transaction."""
 
 from __future__ import annotations
 
 import threading
-from types import TracebackType
 
 from memstate_core.errors import StorageError
 
 
 class Exclusive:
-    """A lock that refuses the thread that holds it already.
+    """A lock, and whether its holder is in the midst of a transaction.
 
-    That happens only when a function of the user's (a validator, a selector, a migration) that a transaction calls
-    uses the store itself.
+    Use it as ``with exclusive.lock: exclusive.enter() … finally: exclusive.leave()``: an interruption (Ctrl-C) can
+    come between any two instructions of Python code, and only the interpreter's own lock is sure to be released then.
     """
 
-    __slots__ = ("_holder", "_lock")
+    __slots__ = ("inside", "lock")
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._holder = 0
+        self.lock = threading.RLock()
+        self.inside = False
 
-    def __enter__(self) -> None:
-        me = threading.get_ident()
-        if self._holder == me:
+    def enter(self) -> None:
+        """:raises StorageError: the thread is inside already."""
+        if self.inside:
             raise StorageError(
                 "the store was called from within one of its own transactions, by a validator, a selector or a "
                 "migration; such functions must not use the store"
             )
-        self._lock.acquire()
-        self._holder = me
+        self.inside = True
 
-    def __exit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._holder = 0
-        self._lock.release()
-
-    def pause(self) -> bool:
-        """Take the lock for a fork; False when the forking thread holds it already, and so must not wait for it."""
-        return self._holder != threading.get_ident() and self._lock.acquire()
-
-    def resume(self) -> None:
-        self._lock.release()
+    def leave(self) -> None:
+        self.inside = False

@@ -108,7 +108,7 @@ SELECT_OF_SESSION: Final = f"""
                 SELECT 1 FROM memstate_transactions WHERE seq = ?3 AND namespace = ?1 AND session_id IS ?5
             ) THEN (SELECT previous FROM memstate_transactions WHERE seq = ?3)
             ELSE coalesce((SELECT latest FROM memstate_sessions WHERE namespace = ?1 AND session = ?2), 0)
-        END, 1
+        END, 0
         UNION ALL
         SELECT t.previous, place + (?3 IS NULL OR t.seq < ?3)
         FROM past JOIN memstate_transactions t ON t.seq = past.seq WHERE place < ?4

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from bisect import bisect_left, insort
+from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from itertools import islice
@@ -63,15 +63,16 @@ class _Namespace:
         self.definitions: dict[str, str] = {}
         self.generation = 0
 
-    # What follows mutates; it is called with everything checked, so that nothing can fail midway.
+    # What follows mutates. It is called with everything checked, so that nothing can fail midway, and can be repeated
+    # from the start when an interruption came midway.
 
     def take_out(self, fact: StoredFact) -> None:
-        del self.facts[fact.id]
-        del self.by_type[fact.type][fact.id]
-        del self.by_session[fact.session_id][fact.id]
-        self.came_back.pop(fact.id, None)
-        self._leave_place(fact)
         self._put_fields(fact, ())
+        self._leave_place(fact)
+        self.by_type[fact.type].pop(fact.id, None)
+        self.by_session[fact.session_id].pop(fact.id, None)
+        self.came_back.pop(fact.id, None)
+        self.facts.pop(fact.id, None)
 
     def put_in(self, fact: StoredFact, fields: tuple[IndexEntry, ...]) -> None:
         if fact.ordinal > self.last_ordinal:
@@ -90,7 +91,7 @@ class _Namespace:
         """Change a fact where it is, which keeps everything in order."""
         self.facts[fact.id] = fact
         if fact.session_id != before.session_id:
-            del self.by_session[before.session_id][fact.id]
+            self.by_session[before.session_id].pop(fact.id, None)
             self.by_session[fact.session_id][fact.id] = None
         if fact.singleton != before.singleton:
             self._leave_place(before)
@@ -104,26 +105,28 @@ class _Namespace:
             del self.places[fact.singleton]
 
     def _put_fields(self, fact: StoredFact, fields: tuple[IndexEntry, ...]) -> None:
-        old = self.fields.pop(fact.id, ())
+        old = self.fields.get(fact.id, ())
+        if old != fields:
+            for path, kind, key in old:
+                values = self.by_field[fact.type, path]
+                values.get((kind, key), {}).pop(fact.id, None)
+                if not values.get((kind, key), True):
+                    del values[kind, key]
+            for path, kind, key in fields:
+                self.by_field[fact.type, path].setdefault((kind, key), {})[fact.id] = None
         if fields:
             self.fields[fact.id] = fields
-        if old == fields:
-            return
-        for path, kind, key in old:
-            holders = self.by_field[fact.type, path][kind, key]
-            del holders[fact.id]
-            if not holders:
-                del self.by_field[fact.type, path][kind, key]
-        for path, kind, key in fields:
-            self.by_field[fact.type, path].setdefault((kind, key), {})[fact.id] = None
+        else:
+            self.fields.pop(fact.id, None)
 
     def in_order(self, typename: str | None) -> Iterable[str]:
         """The ids of all facts, or of those of a type, in the order of their ordinals."""
         if len(self.came_back) > _FEW + len(self.facts) // 8:
-            self.facts = dict(sorted(self.facts.items(), key=lambda item: item[1].ordinal))
-            self.by_type = defaultdict(dict)
-            for fact in self.facts.values():
-                self.by_type[fact.type][fact.id] = None
+            facts = dict(sorted(self.facts.items(), key=lambda item: item[1].ordinal))
+            by_type: dict[str, Ids] = defaultdict(dict)
+            for fact in facts.values():
+                by_type[fact.type][fact.id] = None
+            self.facts, self.by_type = facts, by_type
             self.came_back = {}
         ids: Iterable[str] = self.facts if typename is None else self.by_type.get(typename, ())
         if not self.came_back:
@@ -137,21 +140,29 @@ class _Namespace:
 
     def record_entry(self, entry: Entry) -> None:
         self.entries[entry.seq] = entry
-        self.by_line[entry.session_id].append(entry.seq)
+        _append(self.by_line[entry.session_id], entry.seq)
         if entry.mark is not None:
-            self.by_mark[entry.mark].append(entry.seq)
+            _append(self.by_mark[entry.mark], entry.seq)
         for change in entry.changes:
-            self.by_fact[change.fact_id].append(entry.seq)
+            _append(self.by_fact[change.fact_id], entry.seq)
 
     def put_record(self, write: RecordWrite) -> None:
         keys, records = self.record_keys[write.collection], self.records[write.collection]
+        place = bisect_left(keys, write.key)
+        known = place < len(keys) and keys[place] == write.key
         if write.value is None:
-            if records.pop(write.key, None) is not None:
-                del keys[bisect_left(keys, write.key)]
+            if known:
+                del keys[place]
+            records.pop(write.key, None)
             return
-        if write.key not in records:
-            insort(keys, write.key)
         records[write.key] = bytes(write.value)
+        if not known:
+            keys.insert(place, write.key)
+
+
+def _append(seqs: list[int], seq: int) -> None:
+    if not seqs or seqs[-1] != seq:
+        seqs.append(seq)
 
 
 class _MemoryTransaction:
@@ -160,7 +171,7 @@ class _MemoryTransaction:
     def __init__(self, namespace: _Namespace, next_seq: int) -> None:
         self._data = namespace
         self._next_seq = next_seq
-        self._staged: list[Callable[[], None]] = []
+        self.staged: list[Callable[[], None]] = []
         self._seq_used = next_seq - 1
 
     async def facts(self, ids: Sequence[str]) -> dict[str, StoredFact]:
@@ -307,7 +318,7 @@ class _MemoryTransaction:
             for fact, place, fields in described:
                 data.put_in_place_of(fact, fact._replace(singleton=place), fields)
 
-        self._staged.append(lay_down)
+        self.staged.append(lay_down)
 
     async def write(self, batch: Batch) -> int:
         seq = 0
@@ -316,7 +327,7 @@ class _MemoryTransaction:
         changes = batch.changes if batch.restores else number(batch.changes, seq)
         if any(change.after is not None and change.after.singleton is not None for change in changes):
             self._check_places(changes)
-        self._staged.append(lambda: self._lay_down(batch, changes, seq))
+        self.staged.append(lambda: self._lay_down(batch, changes, seq))
         return seq
 
     def _check_places(self, changes: Sequence[FactChange]) -> None:
@@ -372,7 +383,7 @@ class _MemoryTransaction:
 
     def lay_down(self) -> int:
         """Do what was staged; returns the last seq that is in use then."""
-        for step in self._staged:
+        for step in self.staged:
             step()
         return self._seq_used
 
@@ -414,35 +425,55 @@ class InMemoryStorage:
 
     def __init__(self) -> None:
         self._namespaces: dict[str, _Namespace] = defaultdict(_Namespace)
-        self._lock = Exclusive()
+        self._exclusive = Exclusive()
         self._seq = 0
         self._closed = False
-        self._paused = False
         tell_of_forks(self)
 
     def before_fork(self) -> None:
-        self._paused = self._lock.pause()
+        self._exclusive.lock.acquire()
 
     def after_fork(self, *, in_child: bool) -> None:
-        if self._paused:
-            self._lock.resume()
+        self._exclusive.lock.release()
 
     async def open(self) -> None:
         self._check_open()
 
     async def read(self, namespace: str, work: Work[T], *, snapshot: bool = False) -> T:
         self._check_open()
-        with self._lock:
-            return await work(_MemoryTransaction(self._namespaces[namespace], 0))
+        with self._exclusive.lock:
+            self._exclusive.enter()
+            try:
+                return await work(_MemoryTransaction(self._namespaces[namespace], 0))
+            finally:
+                self._exclusive.leave()
 
     async def write(self, namespace: str, work: Work[T]) -> T:
         self._check_open()
-        with self._lock:
-            tx = _MemoryTransaction(self._namespaces[namespace], self._seq + 1)
-            result = await work(tx)
-            if tx._staged:
+        with self._exclusive.lock:
+            self._exclusive.enter()
+            try:
+                tx = _MemoryTransaction(self._namespaces[namespace], self._seq + 1)
+                result = await work(tx)
+                if tx.staged:
+                    self._lay_down(tx)
+                return result
+            finally:
+                self._exclusive.leave()
+
+    def _lay_down(self, tx: _MemoryTransaction) -> None:
+        """Do what was staged, to its end also when Ctrl-C comes meanwhile: nothing in it can fail by itself."""
+        interruption: BaseException | None = None
+        while True:
+            try:
                 self._seq = tx.lay_down()
-            return result
+                break
+            except Exception:
+                raise
+            except BaseException as error:
+                interruption = interruption or error
+        if interruption is not None:
+            raise interruption
 
     def _check_open(self) -> None:
         if self._closed:

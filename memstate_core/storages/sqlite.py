@@ -12,7 +12,7 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
@@ -74,25 +74,24 @@ class SQLiteStorage:
         self._readers: list[sqlite3.Connection] = []
         self._reading: dict[sqlite3.Connection, int] = {}
         self._gate = threading.Lock()
-        self._paused = False
-        self._lock = Exclusive()
+        self._exclusive = Exclusive()
         self._closed = False
         tell_of_forks(self)
 
     def before_fork(self) -> None:
-        self._paused = self._lock.pause()
+        self._exclusive.lock.acquire()
         self._gate.acquire()
         me = threading.get_ident()
         deadline = time.monotonic() + _FORK_PATIENCE
         while any(thread != me for thread in list(self._reading.values())) and time.monotonic() < deadline:
             time.sleep(0.001)
-        if self._paused and not self._single:
+        # A fork from within a transaction can only leave it as it is.
+        if not self._exclusive.inside and not self._single:
             self._disconnect()
 
     def after_fork(self, *, in_child: bool) -> None:
         self._gate.release()
-        if self._paused:
-            self._lock.resume()
+        self._exclusive.lock.release()
 
     def _disconnect(self) -> None:
         """Close what is open and idle; it is opened again when it is needed."""
@@ -106,13 +105,15 @@ class SQLiteStorage:
 
     async def open(self) -> None:
         """Open the file and make or migrate its tables, if that has not happened."""
-        with self._exclusively():
-            pass
+
+        async def nothing(_: sqlite3.Connection) -> None:
+            return
+
+        await self._alone(nothing)
 
     async def read(self, namespace: str, work: Work[T], *, snapshot: bool = False) -> T:
         if self._single:
-            with self._exclusively() as connection:
-                return await work(SQLiteTransaction(connection, namespace))
+            return await self._alone(lambda connection: work(SQLiteTransaction(connection, namespace)))
         if self._writer is None:
             await self.open()
         with self._gate:
@@ -134,7 +135,7 @@ class SQLiteStorage:
                 self._readers.append(connection)
 
     async def write(self, namespace: str, work: Work[T]) -> T:
-        with self._exclusively() as connection:
+        async def transaction(connection: sqlite3.Connection) -> T:
             try:
                 connection.execute("BEGIN IMMEDIATE")
                 result = await work(SQLiteTransaction(connection, namespace))
@@ -148,18 +149,24 @@ class SQLiteStorage:
                 raise
             return result
 
-    @contextlib.contextmanager
-    def _exclusively(self) -> Iterator[sqlite3.Connection]:
-        """The connection that writes, for one thread at a time; driver errors are translated."""
-        with self._lock:
+        return await self._alone(transaction)
+
+    async def _alone(self, use: Callable[[sqlite3.Connection], Awaitable[T]]) -> T:
+        """Use the connection that writes, one thread at a time; driver errors are translated."""
+        with self._exclusive.lock:
+            self._exclusive.enter()
             try:
                 if self._closed:
                     raise ClosedError(f"this SQLiteStorage ({self._path}) was closed; make a new one")
                 if self._writer is None:
                     self._writer = self._prepare()
-                yield self._writer
+                if self._writer.in_transaction and self._given is None:
+                    self._writer.execute("ROLLBACK")  # an interruption came between a failure and its rollback
+                return await use(self._writer)
             except sqlite3.Error as error:
                 self._translate(error)
+            finally:
+                self._exclusive.leave()
 
     def _prepare(self) -> sqlite3.Connection:
         """The writer's connection, with all tables there."""
@@ -209,7 +216,7 @@ class SQLiteStorage:
         raise StorageError(f"{self._path}: {error}") from error
 
     async def aclose(self) -> None:
-        with self._lock:
+        with self._exclusive.lock:
             self._closed = True
             self._disconnect()
 
