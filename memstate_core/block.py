@@ -187,6 +187,7 @@ class Block:
 
     def go_back(self, kept: Kept) -> None:
         """Forget what was done since; what was read since stays read."""
+        self._check_open()
         if kept.intents > len(self._intents):
             raise NotFoundError("this savepoint lies behind one that was rolled back already")
         del self._intents[kept.intents :]

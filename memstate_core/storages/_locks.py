@@ -7,27 +7,23 @@ import threading
 from memstate_core.errors import StorageError
 
 
-class Exclusive:
-    """A lock, and whether its holder is in the midst of a transaction.
+def is_held(lock: threading.RLock) -> bool:
+    """Whether this very thread holds the lock.
 
-    Use it as ``with exclusive.lock: exclusive.enter() … finally: exclusive.leave()``: an interruption (Ctrl-C) can
-    come between any two instructions of Python code, and only the interpreter's own lock is sure to be released then.
+    A flag of our own could not say it: Ctrl-C can come between any two instructions of Python code, and only what
+    ``with`` does with the interpreter's own locks is sure to be undone then.
     """
+    held: bool = lock._is_owned()  # type: ignore[attr-defined]
+    return held
 
-    __slots__ = ("inside", "lock")
 
-    def __init__(self) -> None:
-        self.lock = threading.RLock()
-        self.inside = False
+def refuse_nesting(lock: threading.RLock) -> None:
+    """Call this before ``with lock``.
 
-    def enter(self) -> None:
-        """:raises StorageError: the thread is inside already."""
-        if self.inside:
-            raise StorageError(
-                "the store was called from within one of its own transactions, by a validator, a selector or a "
-                "migration; such functions must not use the store"
-            )
-        self.inside = True
-
-    def leave(self) -> None:
-        self.inside = False
+    :raises StorageError: this thread is inside already.
+    """
+    if is_held(lock):
+        raise StorageError(
+            "the store was called from within one of its own transactions, by a validator, a selector or a "
+            "migration; such functions must not use the store"
+        )

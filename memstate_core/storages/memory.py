@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import heapq
+import sys
+import threading
 from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
@@ -25,7 +27,7 @@ from memstate_core.filters import Range, sort_facts
 from memstate_core.intents import matches
 from memstate_core.protocols import Batch, Claim, Position, Record, RecordWrite, Selection, Work
 from memstate_core.storages._forks import tell_of_forks
-from memstate_core.storages._locks import Exclusive
+from memstate_core.storages._locks import refuse_nesting
 from memstate_core.storages._ordinals import ordinal
 from memstate_core.storages._places import refuse_shared_places, shared_place
 
@@ -193,7 +195,7 @@ class _MemoryTransaction:
 
     async def select(self, selection: Selection) -> list[StoredFact]:
         facts = self._data.facts
-        end = None if selection.limit is None else selection.offset + selection.limit
+        end = None if selection.limit is None else min(selection.offset + selection.limit, sys.maxsize)
         candidates, ordered = self._candidates(selection)
         found = (facts[id_] for id_ in candidates if matches(facts[id_], selection))
         if ordered and not selection.order:
@@ -425,41 +427,35 @@ class InMemoryStorage:
 
     def __init__(self) -> None:
         self._namespaces: dict[str, _Namespace] = defaultdict(_Namespace)
-        self._exclusive = Exclusive()
+        self._lock = threading.RLock()
         self._seq = 0
         self._closed = False
         tell_of_forks(self)
 
     def before_fork(self) -> None:
-        self._exclusive.lock.acquire()
+        self._lock.acquire()
 
     def after_fork(self, *, in_child: bool) -> None:
-        self._exclusive.lock.release()
+        self._lock.release()
 
     async def open(self) -> None:
         self._check_open()
 
     async def read(self, namespace: str, work: Work[T], *, snapshot: bool = False) -> T:
         self._check_open()
-        with self._exclusive.lock:
-            self._exclusive.enter()
-            try:
-                return await work(_MemoryTransaction(self._namespaces[namespace], 0))
-            finally:
-                self._exclusive.leave()
+        refuse_nesting(self._lock)
+        with self._lock:
+            return await work(_MemoryTransaction(self._namespaces[namespace], 0))
 
     async def write(self, namespace: str, work: Work[T]) -> T:
         self._check_open()
-        with self._exclusive.lock:
-            self._exclusive.enter()
-            try:
-                tx = _MemoryTransaction(self._namespaces[namespace], self._seq + 1)
-                result = await work(tx)
-                if tx.staged:
-                    self._lay_down(tx)
-                return result
-            finally:
-                self._exclusive.leave()
+        refuse_nesting(self._lock)
+        with self._lock:
+            tx = _MemoryTransaction(self._namespaces[namespace], self._seq + 1)
+            result = await work(tx)
+            if tx.staged:
+                self._lay_down(tx)
+            return result
 
     def _lay_down(self, tx: _MemoryTransaction) -> None:
         """Do what was staged, to its end also when Ctrl-C comes meanwhile: nothing in it can fail by itself."""

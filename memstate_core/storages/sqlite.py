@@ -28,7 +28,7 @@ from memstate_core.errors import (
 )
 from memstate_core.protocols import Work
 from memstate_core.storages._forks import tell_of_forks
-from memstate_core.storages._locks import Exclusive
+from memstate_core.storages._locks import is_held, refuse_nesting
 from memstate_core.storages._sqlite_schema import migrate
 from memstate_core.storages._sqlite_transaction import SQLiteTransaction
 
@@ -74,24 +74,25 @@ class SQLiteStorage:
         self._readers: list[sqlite3.Connection] = []
         self._reading: dict[sqlite3.Connection, int] = {}
         self._gate = threading.Lock()
-        self._exclusive = Exclusive()
+        self._lock = threading.RLock()
         self._closed = False
         tell_of_forks(self)
 
     def before_fork(self) -> None:
-        self._exclusive.lock.acquire()
+        in_transaction = is_held(self._lock)
+        self._lock.acquire()
         self._gate.acquire()
         me = threading.get_ident()
         deadline = time.monotonic() + _FORK_PATIENCE
         while any(thread != me for thread in list(self._reading.values())) and time.monotonic() < deadline:
             time.sleep(0.001)
         # A fork from within a transaction can only leave it as it is.
-        if not self._exclusive.inside and not self._single:
+        if not in_transaction and not self._single:
             self._disconnect()
 
     def after_fork(self, *, in_child: bool) -> None:
         self._gate.release()
-        self._exclusive.lock.release()
+        self._lock.release()
 
     def _disconnect(self) -> None:
         """Close what is open and idle; it is opened again when it is needed."""
@@ -153,8 +154,8 @@ class SQLiteStorage:
 
     async def _alone(self, use: Callable[[sqlite3.Connection], Awaitable[T]]) -> T:
         """Use the connection that writes, one thread at a time; driver errors are translated."""
-        with self._exclusive.lock:
-            self._exclusive.enter()
+        refuse_nesting(self._lock)
+        with self._lock:
             try:
                 if self._closed:
                     raise ClosedError(f"this SQLiteStorage ({self._path}) was closed; make a new one")
@@ -165,8 +166,6 @@ class SQLiteStorage:
                 return await use(self._writer)
             except sqlite3.Error as error:
                 self._translate(error)
-            finally:
-                self._exclusive.leave()
 
     def _prepare(self) -> sqlite3.Connection:
         """The writer's connection, with all tables there."""
@@ -216,7 +215,7 @@ class SQLiteStorage:
         raise StorageError(f"{self._path}: {error}") from error
 
     async def aclose(self) -> None:
-        with self._exclusive.lock:
+        with self._lock:
             self._closed = True
             self._disconnect()
 
