@@ -24,6 +24,7 @@ from memstate_core.owners import owning
 from memstate_core.protocols import (
     Batch,
     Claim,
+    ClaimsLost,
     Position,
     Storage,
     StorageTransaction,
@@ -35,12 +36,16 @@ T = TypeVar("T")
 
 @dataclass(slots=True)
 class Plan:
-    """What a transaction comes to: the batch to write, where its session stood, and what the caller gets."""
+    """What a transaction comes to: the batch to write, where its session stood, and what the caller gets.
+
+    ``ids_are_new`` says that facts without a ``before`` have ids that were just made, which nobody else can have.
+    """
 
     position: Position
     result: Any
     session_id: str | None
     batch: Batch
+    ids_are_new: bool = False
     seq: int = 0
 
     @property
@@ -133,7 +138,8 @@ class Committer:
         return await self.storage.write(self.namespace, work)
 
     async def _commit_with_hooks(self, planner: Planner) -> Plan:
-        plan = await self.storage.read(self.namespace, planner, snapshot=True)
+        # No snapshot: whatever was read at different moments is compared with the facts again when they are claimed.
+        plan = await self.storage.read(self.namespace, planner)
         told = self._wanted(plan)
         if not told:
             return await self._commit_alone(planner)
@@ -175,17 +181,18 @@ class Committer:
         keys = plan.claim_keys()
 
         async def work(tx: StorageTransaction) -> int:
-            if {claim.key for claim in await tx.claims(keys) if claim.owner == owner} != set(keys):
-                raise Stale
             position = await tx.position(plan.session_id)
             if position.generation != plan.position.generation or (plan.moves and position.head != plan.position.head):
                 raise Stale
             entry = plan.batch.entry
             if entry is not None and not plan.moves:
                 entry = entry._replace(parent=position.head)
-            return await tx.write(replace(plan.batch, entry=entry, drop_claims_of=owner))
+            return await tx.write(replace(plan.batch, entry=entry, drop_claims_of=owner, dropped=len(keys)))
 
-        plan.seq = await self.storage.write(self.namespace, work)
+        try:
+            plan.seq = await self.storage.write(self.namespace, work)
+        except ClaimsLost:
+            raise Stale from None
         return plan
 
     async def _compensate(
@@ -288,20 +295,23 @@ async def _check_ground(tx: StorageTransaction, plan: Plan) -> None:
         await refuse_held(tx, [*plan.claim_keys(), plan.session_key()])
     if position.generation != plan.position.generation or (plan.moves and position.head != plan.position.head):
         raise Stale
-    now = await tx.facts([change.fact_id for change in plan.changes])
-    for change in plan.changes:
-        fact = now.get(change.fact_id)
-        if (fact.version if fact else 0) != (change.before.version if change.before else 0):
-            raise Stale
-    ids = {change.fact_id for change in plan.changes}
-    if not plan.moves:
-        # A fact that was changed and rolled back meanwhile is as it was, but its next version number is used.
-        latest = await tx.latest_versions(list(ids))
-        if any(change.after and change.after.version <= latest.get(change.fact_id, 0) for change in plan.changes):
-            raise Stale
+    known = [change for change in plan.changes if change.before is not None or not plan.ids_are_new]
+    if known:
+        now = await tx.facts([change.fact_id for change in known])
+        for change in known:
+            fact = now.get(change.fact_id)
+            if (fact.version if fact else 0) != (change.before.version if change.before else 0):
+                raise Stale
+        if not plan.moves:
+            # A fact that was changed and rolled back meanwhile is as it was, but its next version number is used.
+            latest = await tx.latest_versions([change.fact_id for change in known])
+            if any(change.after and change.after.version <= latest.get(change.fact_id, 0) for change in known):
+                raise Stale
     places = [change.after.singleton for change in plan.changes if change.after and change.after.singleton]
-    if any(holder.id not in ids for holder in (await tx.holders(places)).values()):
-        raise Stale
+    if places:
+        ids = {change.fact_id for change in plan.changes}
+        if any(holder.id not in ids for holder in (await tx.holders(places)).values()):
+            raise Stale
 
 
 async def prepare(runtime: Runtime, hook: HookAdapter, changes: list[Change]) -> Any:

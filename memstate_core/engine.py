@@ -234,6 +234,8 @@ class Engine:
         await self.ready()
         actor, mark = self.attribution(actor, reason, mark)
 
+        ids_are_new = all(isinstance(intent, Put) and intent.generated for intent in intents)
+
         async def planner(tx: StorageTransaction) -> Plan:
             ts = self._now()
             while True:
@@ -247,7 +249,7 @@ class Engine:
                 check(space, results)
             changes = space.changes()
             entry = NewEntry(line, operation, actor, reason, mark, ts, position.head) if changes else None
-            return Plan(position, results, line, Batch(entry, changes, records=records))
+            return Plan(position, results, line, Batch(entry, changes, records=records), ids_are_new)
 
         return await self.committer.commit(planner)
 

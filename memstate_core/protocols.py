@@ -89,6 +89,10 @@ class Claim(NamedTuple):
     hooks: tuple[str, ...]
 
 
+class ClaimsLost(Exception):
+    """A transaction's claims are not all its own any more, so that it must not be written."""
+
+
 class Savepoint(NamedTuple):
     session_id: str | None
     name: str
@@ -114,8 +118,8 @@ class Batch:
 
     ``restores`` says that every ``after`` is a version that the journal has already, with the place and index entries
     that it has now: storage makes it current again instead of storing it twice. ``definitions`` (by type) raise the
-    generation. ``drop_claims_of`` drops all claims of an owner; ``claims`` are inserted, or replaced where their key is
-    held.
+    generation. ``drop_claims_of`` drops all claims of an owner; when ``dropped`` is given and they are not as many,
+    :class:`ClaimsLost` is raised and nothing written. ``claims`` are inserted, or replaced where their key is held.
     """
 
     entry: NewEntry | None = None
@@ -126,6 +130,7 @@ class Batch:
     definitions: Mapping[str, str] = field(default_factory=dict)
     claims: Sequence[Claim] = ()
     drop_claims_of: str | None = None
+    dropped: int | None = None
 
 
 class StorageTransaction(Protocol):

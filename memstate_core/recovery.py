@@ -217,17 +217,21 @@ class Recovery:
 
     async def _compare(self, hook: HookAdapter) -> Drift:
         assert hook.scan is not None
-        # Claims first and last: what is claimed at either time may rightly differ.
-        before = await self.storage.read(self.namespace, lambda tx: tx.claims())
+        newest, claimed = await self.storage.read(self.namespace, _moment, snapshot=True)
         try:
             indexed: dict[str, int] = dict(await self.runtime.call(hook.scan))
         except Exception as error:
             raise HookError(
                 f"hook {hook.name!r} could not be scanned: {error}", hook=hook.name, operation="scan"
             ) from error
-        expected = await self._expected(hook)
-        again = await self.storage.read(self.namespace, lambda tx: tx.claims())
-        moving = set(_fact_ids([*before, *again]))
+
+        async def look(tx: StorageTransaction) -> tuple[list[StoredFact], set[str]]:
+            _, claimed_now = await _moment(tx)
+            return await tx.select(Selection(decode=self.decode)), claimed_now | await _changed_since(tx, newest)
+
+        facts, moving = await self.storage.read(self.namespace, look, snapshot=True)
+        moving |= claimed  # what was being changed, or was changed, since the scan began may rightly differ
+        expected = {fact.id: fact.version for fact in facts if self._belongs(hook, fact)}
         return Drift(
             hook.name,
             missing=tuple(id_ for id_ in expected if id_ not in indexed and id_ not in moving),
@@ -237,12 +241,9 @@ class Recovery:
             orphaned=tuple(id_ for id_ in indexed if id_ not in expected and id_ not in moving),
         )
 
-    async def _expected(self, hook: HookAdapter) -> dict[str, int]:
-        """The facts that belong into a hook's index, with their versions."""
-        facts = [fact for fact in await self._all_facts() if hook.wants(fact.type)]
-        if hook.indexes is None:
-            return {fact.id: fact.version for fact in facts}
-        return {fact.id: fact.version for fact in facts if hook.indexes(fact.to_fact(self.decode(fact)))}
+    def _belongs(self, hook: HookAdapter, fact: StoredFact) -> bool:
+        """Whether a fact has a place in a hook's index."""
+        return hook.wants(fact.type) and (hook.indexes is None or hook.indexes(fact.to_fact(self.decode(fact))))
 
     async def _all_facts(self) -> list[StoredFact]:
         selection = Selection(decode=self.decode)
@@ -271,6 +272,27 @@ class Recovery:
                 ids.update(dict.fromkeys(await self.runtime.call(hook.scan)))
             await self.mend(hook, list(ids))
         return len(facts)
+
+
+async def _moment(tx: StorageTransaction) -> tuple[int, set[str]]:
+    """The newest transaction's seq, and the facts that are being changed."""
+    newest = await tx.history(limit=1)
+    return newest[0].seq if newest else 0, set(_fact_ids(await tx.claims()))
+
+
+async def _changed_since(tx: StorageTransaction, seq: int) -> set[str]:
+    """The facts that transactions newer than ``seq`` have changed."""
+    changed: set[str] = set()
+    before: int | None = None
+    while True:
+        page = await tx.history(before=before, limit=_CHUNK)
+        for entry in page:
+            if entry.seq <= seq:
+                return changed
+            changed.update(change.fact_id for change in entry.changes)
+        if not page:
+            return changed
+        before = page[-1].seq
 
 
 def _abandoned(claim: Claim) -> bool:

@@ -77,10 +77,11 @@ async def _ranked(
         async def read(
             tx: StorageTransaction, found: Sequence[SearchResult] = found
         ) -> tuple[dict[str, StoredFact], list[str]]:
+            # Claims first: a fact that is claimed after that shows by its version.
             claimed = [claim.key.removeprefix("fact:") for claim in await tx.claims() if claim.key.startswith("fact:")]
             return await tx.facts([*dict.fromkeys([*(result.fact_id for result in found), *claimed])]), claimed
 
-        facts, claimed = await engine.storage.read(engine.namespace, read, snapshot=True)
+        facts, claimed = await engine.storage.read(engine.namespace, read)
         results: dict[str, tuple[StoredFact, float]] = {}
         # An entry of another version than storage's is being written, or was when a process died: its score
         # speaks of a text that is not the committed one. Such facts are scored by their committed text instead.

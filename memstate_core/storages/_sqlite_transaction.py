@@ -11,7 +11,7 @@ from pydantic_core import from_json
 
 from memstate_core.facts import UNSET, ChangedVersions, Entry, IndexEntry, StoredFact, Unset
 from memstate_core.filters import Range, sort_facts
-from memstate_core.protocols import Batch, Claim, Position, Record, Selection
+from memstate_core.protocols import Batch, Claim, ClaimsLost, Position, Record, Selection
 from memstate_core.storages import _sqlite_statements as sql
 from memstate_core.storages._places import refuse_shared_places
 from memstate_core.storages._sqlite_writes import write_facts, write_fields
@@ -299,9 +299,11 @@ class SQLiteTransaction:
         if batch.definitions:
             self._write_definitions(batch)
         if batch.drop_claims_of is not None:
-            self._execute(
+            dropped = self._execute(
                 "DELETE FROM memstate_claims WHERE namespace = ? AND owner = ?", (self._namespace, batch.drop_claims_of)
-            )
+            ).rowcount
+            if batch.dropped not in (None, dropped):
+                raise ClaimsLost
         if batch.claims:
             self._executemany(
                 "INSERT OR REPLACE INTO memstate_claims (namespace, key, owner, expires, hooks) VALUES (?, ?, ?, ?, ?)",

@@ -25,7 +25,7 @@ from memstate_core.facts import (
 )
 from memstate_core.filters import Range, sort_facts
 from memstate_core.intents import matches
-from memstate_core.protocols import Batch, Claim, Position, Record, RecordWrite, Selection, Work
+from memstate_core.protocols import Batch, Claim, ClaimsLost, Position, Record, RecordWrite, Selection, Work
 from memstate_core.storages._forks import tell_of_forks
 from memstate_core.storages._locks import refuse_nesting
 from memstate_core.storages._ordinals import ordinal
@@ -47,7 +47,8 @@ class _Namespace:
         # facts and by_type are in the order of ordinals, but for those that came back and stand at their end.
         self.came_back: Ids = {}
         self.last_ordinal = -1
-        self.versions: dict[str, dict[int, StoredFact]] = {}
+        # Versions that were replaced or removed; like in a database, the current ones are only among the facts.
+        self.archive: dict[str, dict[int, StoredFact]] = {}
         self.fields: dict[str, tuple[IndexEntry, ...]] = {}
         self.by_type: dict[str, Ids] = defaultdict(dict)
         self.by_session: dict[str | None, Ids] = defaultdict(dict)
@@ -181,17 +182,23 @@ class _MemoryTransaction:
         return {id_: facts[id_] for id_ in ids if id_ in facts}
 
     async def latest_versions(self, ids: Sequence[str]) -> dict[str, int]:
-        versions = self._data.versions
-        # Each new version is higher than all before it, so the last one is the highest.
-        return {id_: next(reversed(versions[id_])) for id_ in ids if id_ in versions}
+        archive = self._data.archive
+        # A version is archived before a higher one is made, so the last one is the highest.
+        return {id_: next(reversed(archive[id_])) for id_ in ids if id_ in archive}
 
     async def holders(self, singletons: Sequence[str]) -> dict[str, StoredFact]:
         data = self._data
         return {place: data.facts[data.places[place]] for place in singletons if place in data.places}
 
     async def versions(self, wanted: Sequence[tuple[str, int]]) -> dict[tuple[str, int], StoredFact]:
-        versions = self._data.versions
-        return {(id_, version): versions[id_][version] for id_, version in wanted}
+        found: dict[tuple[str, int], StoredFact] = {}
+        for id_, version in wanted:
+            current = self._data.facts.get(id_)
+            if current is not None and current.version == version:
+                found[id_, version] = current
+            else:
+                found[id_, version] = self._data.archive[id_][version]
+        return found
 
     async def select(self, selection: Selection) -> list[StoredFact]:
         facts = self._data.facts
@@ -323,6 +330,10 @@ class _MemoryTransaction:
         self.staged.append(lay_down)
 
     async def write(self, batch: Batch) -> int:
+        if batch.dropped is not None:
+            held = sum(claim.owner == batch.drop_claims_of for claim in self._data.claims.values())
+            if held != batch.dropped:
+                raise ClaimsLost
         seq = 0
         if batch.entry is not None:
             seq = self._seq_used = self._next_seq
@@ -352,13 +363,13 @@ class _MemoryTransaction:
     def _lay_down(self, batch: Batch, changes: Sequence[FactChange], seq: int) -> None:
         data = self._data
         for before, after, _ in changes:
-            if before is not None and (after is None or after.ordinal != before.ordinal):
-                data.take_out(before)
+            if before is not None:
+                data.archive.setdefault(before.id, {}).setdefault(before.version, before)
+                if after is None or after.ordinal != before.ordinal:
+                    data.take_out(before)
         for before, after, fields in changes:
             if after is None:
                 continue
-            if not batch.restores:
-                data.versions.setdefault(after.id, {})[after.version] = after
             if before is not None and after.ordinal == before.ordinal:
                 data.put_in_place_of(before, after, fields)
             else:
