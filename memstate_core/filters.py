@@ -96,6 +96,12 @@ def split_path(path: str) -> tuple[str, ...]:
     return tuple(path.removeprefix("payload.").split("."))
 
 
+@functools.lru_cache(maxsize=1024)
+def declared_parts(path: str) -> tuple[str, ...]:
+    """The parts of a path of a definition, which begins in the payload whatever its first part is called."""
+    return tuple(path.split("."))
+
+
 def lookup(payload: Any, parts: Sequence[str]) -> Any:
     """The value at a path, or :data:`MISSING`; a number as a part indexes a list."""
     value = payload
@@ -141,7 +147,7 @@ def index_entries(payload: Mapping[str, Any], paths: Iterable[str]) -> tuple[Ind
     """The index entries of a payload, one for each declared path; a missing field's is of kind ABSENT."""
     entries = []
     for path in paths:
-        value = lookup(payload, split_path(path))
+        value = lookup(payload, declared_parts(path))
         entries.append(IndexEntry(path, ABSENT, 0) if value is MISSING else IndexEntry(path, *index_key(value)))
     return tuple(entries)
 

@@ -14,7 +14,7 @@ from pydantic_core import from_json, to_json
 
 from memstate_core.errors import NotFoundError, ValidationFailed
 from memstate_core.facts import IndexEntry, StoredFact
-from memstate_core.filters import MISSING, canonical, index_entries, lookup, split_path
+from memstate_core.filters import MISSING, canonical, declared_parts, index_entries, lookup, split_path
 from memstate_core.values import (
     check_identifier,
     json_of,
@@ -97,7 +97,7 @@ def place_of(definition: Definition, typename: str, payload: Mapping[str, Any], 
         return None
     values = []
     for path in definition.singleton:
-        value = lookup(payload, split_path(path))
+        value = lookup(payload, declared_parts(path))
         if value is MISSING or value is None:
             return None
         values.append(canonical(value))
