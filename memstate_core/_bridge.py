@@ -33,8 +33,10 @@ def run(coroutine: Coroutine[Any, Any, T]) -> T:
     raise RuntimeError("something asynchronous was awaited in a sync store; use AsyncMemoryStore for it")
 
 
-# So long does an idle renewal thread sleep, in seconds; shorter leases wake it.
+# So long does the renewal thread sleep with nothing to do, in seconds; shorter leases wake it.
 _NAP: Final = 1.0
+# After so long with nothing to do it ends, in seconds.
+_IDLE: Final = 10.0
 
 
 class Interruption:
@@ -71,21 +73,67 @@ class Runtime(Protocol):
         """Call ``renew`` every ``interval`` seconds as long as the block runs."""
         ...
 
-    def close(self) -> None: ...
 
-
-class SyncRuntime:
-    """Everything at once, in the caller's thread; leases are renewed by one background thread."""
-
-    is_async = False
+class _LeaseKeeper:
+    """One thread for the whole process that renews the leases of sync stores, and ends when there are none."""
 
     def __init__(self) -> None:
         self._renewals: dict[object, tuple[Renew, float, float]] = {}
-        self._wake = threading.Event()
-        self._stopped = False
-        self._pid = 0
-        self._thread: threading.Thread | None = None
         self._guard = threading.Lock()
+        self._wake = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    @contextlib.contextmanager
+    def keep(self, renew: Renew, interval: float) -> Iterator[None]:
+        key = object()
+        with self._guard:
+            self._renewals[key] = (renew, interval, time.monotonic())
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._renew_all, name="memstate-leases", daemon=True)
+                self._thread.start()
+        if interval < _NAP:
+            self._wake.set()
+        try:
+            yield
+        finally:
+            self._renewals.pop(key, None)
+
+    def _renew_all(self) -> None:
+        idle_since = time.monotonic()
+        while True:
+            renewals = list(self._renewals.items())
+            self._wake.wait(min([interval / 2 for _, (_, interval, _) in renewals], default=_NAP))
+            self._wake.clear()
+            for key, (renew, interval, since) in renewals:
+                if key not in self._renewals or time.monotonic() - since < interval:
+                    continue
+                # A renewal that fails is tried again; the lease's end is the judge.
+                with contextlib.suppress(Exception):
+                    run(renew())
+                if key in self._renewals:
+                    self._renewals[key] = (renew, interval, time.monotonic())
+            if self._renewals:
+                idle_since = time.monotonic()
+            elif time.monotonic() - idle_since > _IDLE:
+                with self._guard:
+                    if not self._renewals:
+                        self._thread = None
+                        return
+
+    def start_anew(self) -> None:
+        """In a forked child: neither the thread nor what the parent's threads were renewing came along."""
+        self.__init__()  # type: ignore[misc]
+
+
+_leases: Final = _LeaseKeeper()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_leases.start_anew)
+
+
+class SyncRuntime:
+    """Everything at once, in the caller's thread; leases are renewed by one background thread of the process."""
+
+    is_async = False
 
     async def sleep(self, seconds: float) -> None:
         time.sleep(seconds)
@@ -101,53 +149,8 @@ class SyncRuntime:
     async def shielded(self, critical: Critical[T]) -> T:
         return await critical(Interruption())
 
-    @contextlib.contextmanager
-    def keep_alive(self, renew: Renew, interval: float) -> Iterator[None]:
-        key = object()
-        self._ensure_thread()
-        self._renewals[key] = (renew, interval, time.monotonic())
-        if interval < _NAP:
-            self._wake.set()
-        try:
-            yield
-        finally:
-            self._renewals.pop(key, None)
-
-    def close(self) -> None:
-        self._stopped = True
-        self._pid = 0
-        self._wake.set()
-
-    def _ensure_thread(self) -> None:
-        if self._pid == os.getpid():
-            return
-        with self._guard:
-            if self._pid == os.getpid():
-                return
-            if self._pid:  # a fork brings along what other threads of the parent were renewing, but not this thread
-                self._renewals = {}
-            self._pid = os.getpid()
-            self._stopped = False
-            self._wake = threading.Event()
-            self._thread = threading.Thread(
-                target=self._renew_all, args=(self._wake,), name="memstate-leases", daemon=True
-            )
-            self._thread.start()
-
-    def _renew_all(self, wake: threading.Event) -> None:
-        while True:
-            wake.wait(min([interval / 2 for _, interval, _ in list(self._renewals.values())], default=_NAP))
-            wake.clear()
-            if self._stopped or wake is not self._wake:
-                return
-            for key, (renew, interval, since) in list(self._renewals.items()):
-                if time.monotonic() - since < interval:
-                    continue
-                # A renewal that fails is tried again; the lease's end is the judge.
-                with contextlib.suppress(Exception):
-                    run(renew())
-                if key in self._renewals:
-                    self._renewals[key] = (renew, interval, time.monotonic())
+    def keep_alive(self, renew: Renew, interval: float) -> contextlib.AbstractContextManager[None]:
+        return _leases.keep(renew, interval)
 
 
 class AsyncRuntime:
@@ -194,9 +197,6 @@ class AsyncRuntime:
             yield
         finally:
             task.cancel()
-
-    def close(self) -> None:
-        """Nothing to close: what runs belongs to the transactions that run."""
 
 
 def _finish(task: asyncio.Future[Any], interruption: BaseException) -> NoReturn:

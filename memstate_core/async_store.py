@@ -317,7 +317,6 @@ class AsyncMemoryStore(StoreBase):
     async def close(self) -> None:
         """Same as :meth:`MemoryStore.close`, awaited."""
         self._closed = True
-        self._engine.runtime.close()
 
     async def __aenter__(self) -> Self:
         return self

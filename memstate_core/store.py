@@ -407,7 +407,6 @@ class MemoryStore(StoreBase):
     def close(self) -> None:
         """End the store's use. The storage and the hooks' clients are their owners' to close."""
         self._closed = True
-        self._engine.runtime.close()
 
     def __enter__(self) -> Self:
         return self
