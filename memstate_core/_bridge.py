@@ -86,14 +86,14 @@ class _LeaseKeeper:
     @contextlib.contextmanager
     def keep(self, renew: Renew, interval: float) -> Iterator[None]:
         key = object()
-        with self._guard:
-            self._renewals[key] = (renew, interval, time.monotonic())
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._renew_all, name="memstate-leases", daemon=True)
-                self._thread.start()
-        if interval < _NAP:
-            self._wake.set()
         try:
+            with self._guard:
+                self._renewals[key] = (renew, interval, time.monotonic())
+                if self._thread is None:
+                    self._thread = threading.Thread(target=self._renew_all, name="memstate-leases", daemon=True)
+                    self._thread.start()
+            if interval < _NAP:
+                self._wake.set()
             yield
         finally:
             self._renewals.pop(key, None)

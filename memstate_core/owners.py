@@ -56,6 +56,11 @@ def owning() -> Iterator[str]:
         _alive.discard(owner)
 
 
+def is_alive(owner: str) -> bool:
+    """Whether an owner is a transaction of this process that has not ended."""
+    return owner in _alive
+
+
 def is_gone(owner: str) -> bool:
     """Whether an owner is known to have ended, interrupted or killed; False when that cannot be told."""
     with contextlib.suppress(ValueError):

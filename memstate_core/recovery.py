@@ -13,7 +13,7 @@ from memstate_core.changes import Decode
 from memstate_core.errors import BusyError, HookError
 from memstate_core.facts import StoredFact
 from memstate_core.hooks._adapter import HookAdapter
-from memstate_core.owners import is_gone, owning
+from memstate_core.owners import is_alive, is_gone, owning
 from memstate_core.protocols import Batch, Claim, Selection, Storage, StorageTransaction
 
 # So many facts are given to a hook at a time when an index is mended or rebuilt.
@@ -125,6 +125,8 @@ class Recovery:
 
     async def renew(self, owner: str, *, until: float | None = None) -> None:
         """Renew an owner's lease; ``until`` (Unix time) another end than the usual one."""
+        if until is None and not is_alive(owner):
+            return  # interrupted on its way out
 
         async def work(tx: StorageTransaction) -> None:
             expires = time.time() + self.lease if until is None else until
