@@ -138,8 +138,9 @@ class Committer:
         return await self.storage.write(self.namespace, work)
 
     async def _commit_with_hooks(self, planner: Planner) -> Plan:
-        # No snapshot: whatever was read at different moments is compared with the facts again when they are claimed.
-        plan = await self.storage.read(self.namespace, planner)
+        # This writes nothing. But what is read here is read and changed again when it is written: a database has it in
+        # the writer's cache, and not in a reader's, which every commit empties.
+        plan = await self.storage.write(self.namespace, planner)
         told = self._wanted(plan)
         if not told:
             return await self._commit_alone(planner)

@@ -225,7 +225,8 @@ async def _move(
         if not path:
             return Plan(position, Moved(), session_id, Batch())
         facts = await tx.facts(touched(path))
-        move = plan_move(route.up, route.down, {id_: fact.version for id_, fact in facts.items()})
+        versions = {id_: facts[id_].version for id_ in touched(path) if id_ in facts}
+        move = plan_move(route.up, route.down, versions)
         images = {(fact.id, fact.version): fact for fact in facts.values()}
         images |= await tx.versions([image for image in images_of(path) if image not in images])
         coming = {

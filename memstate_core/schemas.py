@@ -141,7 +141,9 @@ class Schema:
         """
         if not isinstance(payload, Mapping):
             raise not_an_object(self.typename, payload)
-        return self._text(self._instance(json_of(self.typename, dict(payload)), payload))
+        raw = json_of(self.typename, dict(payload))
+        reject_non_finite(self.typename, payload, raw)
+        return self._text(self._instance(raw, payload), raw)
 
     def encode_model(self, instance: BaseModel) -> str:
         """The same for an instance, which may have been changed or made without validation."""

@@ -165,9 +165,11 @@ def migrate(connection: sqlite3.Connection, path: str) -> None:
     sql = "SELECT count(*) FROM sqlite_master WHERE type = 'table' AND name = 'memstate_migrations'"
 
     def applied() -> int:
-        if not connection.execute(sql).fetchone()[0]:
+        cursor = connection.cursor()
+        cursor.row_factory = None  # a caller's connection may have one
+        if not cursor.execute(sql).fetchone()[0]:
             return 0
-        number: int = connection.execute("SELECT coalesce(max(number), 0) FROM memstate_migrations").fetchone()[0]
+        number: int = cursor.execute("SELECT coalesce(max(number), 0) FROM memstate_migrations").fetchone()[0]
         return number
 
     if applied() < len(MIGRATIONS):

@@ -14,6 +14,7 @@ from memstate_core.filters import Range, sort_facts
 from memstate_core.protocols import Batch, Claim, ClaimsLost, Position, Record, Selection
 from memstate_core.storages import _sqlite_statements as sql
 from memstate_core.storages._places import refuse_shared_places
+from memstate_core.storages._sqlite_connection import Connection, PlainRows
 from memstate_core.storages._sqlite_writes import write_facts, write_fields
 
 T = TypeVar("T")
@@ -46,9 +47,9 @@ class SQLiteTransaction:
     """One transaction on one connection; nothing in it ever suspends."""
 
     def __init__(self, connection: sqlite3.Connection, namespace: str) -> None:
-        self._connection = connection
-        self._execute = connection.execute
-        self._executemany = connection.executemany
+        self._connection: Connection = connection if connection.row_factory is None else PlainRows(connection)
+        self._execute = self._connection.execute
+        self._executemany = self._connection.executemany
         self._namespace = namespace
 
     async def facts(self, ids: Sequence[str]) -> dict[str, StoredFact]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -10,10 +9,11 @@ from memstate_core.facts import FactChange, IndexEntry, StoredFact
 from memstate_core.filters import ABSENT
 from memstate_core.storages import _sqlite_statements as sql
 from memstate_core.storages._ordinals import ordinal
+from memstate_core.storages._sqlite_connection import Connection
 
 
 def write_facts(
-    connection: sqlite3.Connection, namespace: str, changes: Sequence[FactChange], seq: int, restores: bool
+    connection: Connection, namespace: str, changes: Sequence[FactChange], seq: int, restores: bool
 ) -> None:
     """Make the facts what the changes say; ``restores``: every ``after`` is an archived version."""
     made: list[StoredFact] = []
@@ -66,7 +66,7 @@ def _row(namespace: str, fact: StoredFact, seq: int, session: bool, singleton: b
 
 
 def write_fields(
-    connection: sqlite3.Connection,
+    connection: Connection,
     namespace: str,
     fields: Iterable[tuple[StoredFact, Sequence[IndexEntry]]],
 ) -> None:
@@ -83,7 +83,7 @@ def write_fields(
     _run(connection, sql.DELETE_FIELD, gone)
 
 
-def _run(connection: sqlite3.Connection, statement: str, rows: Sequence[Sequence[Any]]) -> None:
+def _run(connection: Connection, statement: str, rows: Sequence[Sequence[Any]]) -> None:
     if len(rows) == 1:
         connection.execute(statement, rows[0])
     elif rows:

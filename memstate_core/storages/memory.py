@@ -174,7 +174,7 @@ class _MemoryTransaction:
     def __init__(self, namespace: _Namespace, next_seq: int) -> None:
         self._data = namespace
         self._next_seq = next_seq
-        self.staged: list[Callable[[], None]] = []
+        self.staged: list[tuple[Callable[..., None], tuple[Any, ...]]] = []
         self._seq_used = next_seq - 1
 
     async def facts(self, ids: Sequence[str]) -> dict[str, StoredFact]:
@@ -327,7 +327,7 @@ class _MemoryTransaction:
             for fact, place, fields in described:
                 data.put_in_place_of(fact, fact._replace(singleton=place), fields)
 
-        self.staged.append(lay_down)
+        self.staged.append((lay_down, ()))
 
     async def write(self, batch: Batch) -> int:
         if batch.dropped is not None:
@@ -340,7 +340,7 @@ class _MemoryTransaction:
         changes = batch.changes if batch.restores else number(batch.changes, seq)
         if any(change.after is not None and change.after.singleton is not None for change in changes):
             self._check_places(changes)
-        self.staged.append(lambda: self._lay_down(batch, changes, seq))
+        self.staged.append((_lay_down, (self._data, batch, changes, seq)))  # no closure: that would be a cycle
         return seq
 
     def _check_places(self, changes: Sequence[FactChange]) -> None:
@@ -360,45 +360,45 @@ class _MemoryTransaction:
             if other != after.id:
                 raise shared_place(after.singleton, other, after.id)
 
-    def _lay_down(self, batch: Batch, changes: Sequence[FactChange], seq: int) -> None:
-        data = self._data
-        for before, after, _ in changes:
-            if before is not None:
-                data.archive.setdefault(before.id, {}).setdefault(before.version, before)
-                if after is None or after.ordinal != before.ordinal:
-                    data.take_out(before)
-        for before, after, fields in changes:
-            if after is None:
-                continue
-            if before is not None and after.ordinal == before.ordinal:
-                data.put_in_place_of(before, after, fields)
-            else:
-                data.put_in(after, fields)
-        if batch.entry is not None:
-            new = batch.entry
-            head = seq if new.head is None else new.head
-            session_id, operation, actor, reason, mark, ts, parent, _, redo = new
-            data.record_entry(
-                Entry(seq, session_id, parent, head, operation.value, actor, reason, mark, ts, versions_of(changes))
-            )
-            data.heads[session_id] = (head, redo)
-        if batch.savepoint is not None:
-            data.savepoints[batch.savepoint.session_id, batch.savepoint.name] = batch.savepoint.seq
-        for record in batch.records:
-            data.put_record(record)
-        if batch.definitions:
-            data.definitions.update(batch.definitions)
-            data.generation += 1
-        if batch.drop_claims_of is not None:
-            data.claims = {key: claim for key, claim in data.claims.items() if claim.owner != batch.drop_claims_of}
-        for claim in batch.claims:
-            data.claims[claim.key] = claim
-
     def lay_down(self) -> int:
         """Do what was staged; returns the last seq that is in use then."""
-        for step in self.staged:
-            step()
+        for step, arguments in self.staged:
+            step(*arguments)
         return self._seq_used
+
+
+def _lay_down(data: _Namespace, batch: Batch, changes: Sequence[FactChange], seq: int) -> None:
+    for before, after, _ in changes:
+        if before is not None:
+            data.archive.setdefault(before.id, {}).setdefault(before.version, before)
+            if after is None or after.ordinal != before.ordinal:
+                data.take_out(before)
+    for before, after, fields in changes:
+        if after is None:
+            continue
+        if before is not None and after.ordinal == before.ordinal:
+            data.put_in_place_of(before, after, fields)
+        else:
+            data.put_in(after, fields)
+    if batch.entry is not None:
+        new = batch.entry
+        head = seq if new.head is None else new.head
+        session_id, operation, actor, reason, mark, ts, parent, _, redo = new
+        data.record_entry(
+            Entry(seq, session_id, parent, head, operation.value, actor, reason, mark, ts, versions_of(changes))
+        )
+        data.heads[session_id] = (head, redo)
+    if batch.savepoint is not None:
+        data.savepoints[batch.savepoint.session_id, batch.savepoint.name] = batch.savepoint.seq
+    for record in batch.records:
+        data.put_record(record)
+    if batch.definitions:
+        data.definitions.update(batch.definitions)
+        data.generation += 1
+    if batch.drop_claims_of is not None:
+        data.claims = {key: claim for key, claim in data.claims.items() if claim.owner != batch.drop_claims_of}
+    for claim in batch.claims:
+        data.claims[claim.key] = claim
 
 
 def number(changes: Sequence[FactChange], seq: int) -> list[FactChange]:

@@ -69,7 +69,7 @@ class SQLiteStorage:
         self._given = database if isinstance(database, sqlite3.Connection) else None
         self._path = "the given connection" if isinstance(database, sqlite3.Connection) else _path_of(database)
         # One connection serves readers too where a second one would see another database, or is not ours to make.
-        self._single = self._given is not None or self._path == ":memory:"
+        self._single = self._given is not None or _is_private(self._path)
         self._writer: sqlite3.Connection | None = None
         self._readers: list[sqlite3.Connection] = []
         self._reading: dict[sqlite3.Connection, int] = {}
@@ -307,6 +307,12 @@ class AsyncSQLiteStorage:
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
         await self.aclose()
+
+
+def _is_private(path: str) -> bool:
+    """Whether each connection to the path would see a database of its own."""
+    in_memory = path == ":memory:" or (path.startswith("file:") and (":memory:" in path or "mode=memory" in path))
+    return in_memory and "cache=shared" not in path
 
 
 def _path_of(database: str | os.PathLike[str]) -> str:
