@@ -72,20 +72,20 @@ async def _ranked(
     in_doubt: list[StoredFact] | None = None
     wanted = limit if selection.predicate is None else limit * 4
     while True:
+        # What is being changed before or after the index is asked may be in it otherwise than it is committed.
+        claimed = await engine.storage.read(engine.namespace, _claimed)
         found: Sequence[SearchResult] = await _ask(engine, hook, query, wanted, scope)
 
         async def read(
-            tx: StorageTransaction, found: Sequence[SearchResult] = found
-        ) -> tuple[dict[str, StoredFact], list[str]]:
-            # Claims first: a fact that is claimed after that shows by its version.
-            claimed = [claim.key.removeprefix("fact:") for claim in await tx.claims() if claim.key.startswith("fact:")]
-            return await tx.facts([*dict.fromkeys([*(result.fact_id for result in found), *claimed])]), claimed
+            tx: StorageTransaction, found: Sequence[SearchResult] = found, claimed: set[str] = claimed
+        ) -> tuple[dict[str, StoredFact], set[str]]:
+            doubtful = claimed | await _claimed(tx)
+            return await tx.facts([*dict.fromkeys([*(result.fact_id for result in found), *doubtful])]), doubtful
 
-        facts, claimed = await engine.storage.read(engine.namespace, read)
+        facts, doubtful = await engine.storage.read(engine.namespace, read)
         results: dict[str, tuple[StoredFact, float]] = {}
         # An entry of another version than storage's is being written, or was when a process died: its score
         # speaks of a text that is not the committed one. Such facts are scored by their committed text instead.
-        doubtful = set(claimed)
         for result in found:
             fact = facts.get(result.fact_id)
             if fact is None or not matches(fact, selection):
@@ -112,6 +112,11 @@ async def _ranked(
             return best[:limit]
         wanted *= 4
         in_doubt = None
+
+
+async def _claimed(tx: StorageTransaction) -> set[str]:
+    """The ids of the facts that are being changed."""
+    return {claim.key.removeprefix("fact:") for claim in await tx.claims() if claim.key.startswith("fact:")}
 
 
 async def _ask(engine: Engine, hook: HookAdapter, query: str, wanted: int, scope: Scope) -> list[SearchResult]:
