@@ -15,8 +15,8 @@ ENTRY: Final = "t.seq, t.session_id, t.parent, t.head, t.operation, t.actor, t.r
 
 SELECT_FACT: Final = f"SELECT {FACT} FROM memstate_facts WHERE namespace = ? AND id = ?"
 SELECT_VERSION: Final = f"""
-    SELECT {FACT} FROM memstate_versions WHERE namespace = ?1 AND id = ?2 AND version = ?3
-    UNION ALL SELECT {FACT} FROM memstate_facts WHERE namespace = ?1 AND id = ?2 AND version = ?3
+    SELECT {FACT} FROM memstate_versions WHERE namespace = ? AND id = ? AND version = ?
+    UNION ALL SELECT {FACT} FROM memstate_facts WHERE namespace = ? AND id = ? AND version = ?
     LIMIT 1
 """
 SELECT_HOLDER: Final = f"SELECT {FACT} FROM memstate_facts WHERE namespace = ? AND singleton = ?"
@@ -30,17 +30,17 @@ SELECT_LATEST_OF_MANY: Final = """
 """
 SELECT_POSITION: Final = """
     SELECT coalesce(s.head, 0), coalesce(s.redo, 0), coalesce(g.generation, 0),
-           EXISTS (SELECT 1 FROM memstate_claims WHERE namespace = ?1)
+           EXISTS (SELECT 1 FROM memstate_claims WHERE namespace = ?)
     FROM (SELECT 1)
-    LEFT JOIN memstate_sessions s ON s.namespace = ?1 AND s.session = ?2
-    LEFT JOIN memstate_generations g ON g.namespace = ?1
+    LEFT JOIN memstate_sessions s ON s.namespace = ? AND s.session = ?
+    LEFT JOIN memstate_generations g ON g.namespace = ?
 """
 SELECT_LINE: Final = f"""
     WITH RECURSIVE line (seq, parent, place) AS (
-        SELECT seq, parent, 1 FROM memstate_transactions WHERE seq = ?1 AND namespace = ?4 AND seq > ?2
+        SELECT seq, parent, 1 FROM memstate_transactions WHERE seq = ? AND namespace = ? AND seq > ?
         UNION ALL
         SELECT t.seq, t.parent, place + 1 FROM line JOIN memstate_transactions t ON t.seq = line.parent
-        WHERE t.seq > ?2 AND place < ?3
+        WHERE t.seq > ? AND place < ?
     )
     SELECT {ENTRY} FROM line CROSS JOIN memstate_transactions t ON t.seq = line.seq ORDER BY line.place
 """
@@ -84,16 +84,16 @@ PUT_FIELD: Final = """
 """
 DELETE_FIELD: Final = "DELETE FROM memstate_fields WHERE row = ? AND path = ?"
 CHANGED_BY: Final = """
-    SELECT made_by AS seq FROM memstate_facts WHERE namespace = ?1 AND id = ?2
-    UNION SELECT made_by FROM memstate_versions WHERE namespace = ?1 AND id = ?2
-    UNION SELECT seq FROM memstate_touched WHERE namespace = ?1 AND fact_id = ?2
+    SELECT made_by AS seq FROM memstate_facts WHERE namespace = ? AND id = ?
+    UNION SELECT made_by FROM memstate_versions WHERE namespace = ? AND id = ?
+    UNION SELECT seq FROM memstate_touched WHERE namespace = ? AND fact_id = ?
 """
 INSERT_TRANSACTION: Final = """
     INSERT INTO memstate_transactions
         (namespace, session_id, previous, parent, head, operation, actor, reason, mark, ts, changes)
     VALUES (
-        ?1, ?2, coalesce((SELECT latest FROM memstate_sessions WHERE namespace = ?1 AND session = ?3), 0),
-        ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11
+        ?, ?, coalesce((SELECT latest FROM memstate_sessions WHERE namespace = ? AND session = ?), 0),
+        ?, ?, ?, ?, ?, ?, ?, ?
     )
 """
 INSERT_TOUCHED: Final = "INSERT INTO memstate_touched (namespace, fact_id, seq) VALUES (?, ?, ?)"
@@ -103,16 +103,15 @@ MOVE_HEAD: Final = """
 """
 SELECT_OF_SESSION: Final = f"""
     WITH RECURSIVE past (seq, place) AS (
-        SELECT CASE
-            WHEN ?3 IS NOT NULL AND EXISTS (
-                SELECT 1 FROM memstate_transactions WHERE seq = ?3 AND namespace = ?1 AND session_id IS ?5
-            ) THEN (SELECT previous FROM memstate_transactions WHERE seq = ?3)
-            ELSE coalesce((SELECT latest FROM memstate_sessions WHERE namespace = ?1 AND session = ?2), 0)
-        END, 0
+        SELECT coalesce(
+            (SELECT previous FROM memstate_transactions WHERE seq = ? AND namespace = ? AND session_id IS ?),
+            (SELECT latest FROM memstate_sessions WHERE namespace = ? AND session = ?),
+            0
+        ), 0
         UNION ALL
-        SELECT t.previous, place + (?3 IS NULL OR t.seq < ?3)
-        FROM past JOIN memstate_transactions t ON t.seq = past.seq WHERE place < ?4
+        SELECT t.previous, place + (t.seq < ?)
+        FROM past JOIN memstate_transactions t ON t.seq = past.seq WHERE place < ?
     )
     SELECT {ENTRY} FROM past CROSS JOIN memstate_transactions t ON t.seq = past.seq
-    WHERE ?3 IS NULL OR t.seq < ?3 ORDER BY t.seq DESC LIMIT ?4
+    WHERE t.seq < ? ORDER BY t.seq DESC LIMIT ?
 """

@@ -78,7 +78,7 @@ class SQLiteTransaction:
     async def versions(self, wanted: Sequence[tuple[str, int]]) -> dict[tuple[str, int], StoredFact]:
         found = {}
         for id_, version in wanted:
-            row = self._execute(sql.SELECT_VERSION, (self._namespace, id_, version)).fetchone()
+            row = self._execute(sql.SELECT_VERSION, (self._namespace, id_, version) * 2).fetchone()
             found[id_, version] = StoredFact._make(row)
         return found
 
@@ -156,7 +156,9 @@ class SQLiteTransaction:
         return usable[0] if usable else None
 
     async def position(self, session_id: str | None) -> Position:
-        row = self._execute(sql.SELECT_POSITION, (self._namespace, _session_key(session_id))).fetchone()
+        row = self._execute(
+            sql.SELECT_POSITION, (self._namespace, self._namespace, _session_key(session_id), self._namespace)
+        ).fetchone()
         return Position(row[0], row[1], row[2], bool(row[3]))
 
     async def entries(self, seqs: Sequence[int]) -> dict[int, Entry]:
@@ -172,7 +174,9 @@ class SQLiteTransaction:
     async def line(self, seq: int, *, above: int = 0, limit: int | None = None) -> list[Entry]:
         if limit == 0 or seq <= above:
             return []
-        rows = self._execute(sql.SELECT_LINE, (seq, above, _UNLIMITED if limit is None else limit, self._namespace))
+        rows = self._execute(
+            sql.SELECT_LINE, (seq, self._namespace, above, above, _UNLIMITED if limit is None else limit)
+        )
         return [_entry(row) for row in rows]
 
     async def history(
@@ -186,16 +190,27 @@ class SQLiteTransaction:
     ) -> list[Entry]:
         most = _UNLIMITED if limit is None else limit
         if not isinstance(session_id, Unset) and fact_id is None and mark is None:
-            session = (self._namespace, _session_key(session_id), before, most, session_id)
+            end = _UNLIMITED if before is None else before
+            session = (
+                end,
+                self._namespace,
+                session_id,
+                self._namespace,
+                _session_key(session_id),
+                end,
+                most,
+                end,
+                most,
+            )
             return [_entry(row) for row in self._execute(sql.SELECT_OF_SESSION, session)]
         text = f"SELECT {sql.ENTRY} FROM memstate_transactions t WHERE t.namespace = ?"
         parameters: list[Any] = [self._namespace]
         if fact_id is not None:
             text = (
                 f"SELECT {sql.ENTRY} FROM ({sql.CHANGED_BY}) o CROSS JOIN memstate_transactions t ON t.seq = o.seq "
-                "WHERE t.namespace = ?3"
+                "WHERE t.namespace = ?"
             )
-            parameters = [self._namespace, fact_id, self._namespace]
+            parameters = [*(self._namespace, fact_id) * 3, self._namespace]
         if not isinstance(session_id, Unset):
             text += " AND t.session_id IS ?"
             parameters.append(session_id)
@@ -332,6 +347,7 @@ class SQLiteTransaction:
             (
                 self._namespace,
                 entry.session_id,
+                self._namespace,
                 session,
                 entry.parent,
                 entry.head,
