@@ -1,0 +1,259 @@
+"""What the store adds to the time of an index: to Chroma's in memory, with facts in SQLite.
+
+Vectors are as long as those of Chroma's default model, so that the index works as it would; but they come from a random
+number generator, which costs next to nothing and so hides nothing.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+import statistics
+import time
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
+from typing import Any, Final
+
+from benchmarks.bench import Bench, say
+from benchmarks.measure import Clock, Effort, Row, Side, compared, in_turn, summary, tolerance_of
+from benchmarks.storages import StorageKind
+from benchmarks.subjects import MemStateSubject
+from benchmarks.workload import SESSION_SIZE, TEXT, Note, fresh
+
+SECTION: Final = "Hooks"
+_DIMENSIONS: Final = 384
+_FOUND: Final = 5
+
+
+def _embed(texts: Sequence[str]) -> list[Any]:
+    """For every text always the same vector, of length 1 and without a meaning."""
+    import numpy as np
+
+    vectors = [
+        np.random.default_rng(zlib.crc32(text.encode())).standard_normal(_DIMENSIONS, dtype=np.float32)
+        for text in texts
+    ]
+    return [vector / np.linalg.norm(vector) for vector in vectors]
+
+
+class _CountingCollection:
+    """A collection that counts what it is asked."""
+
+    def __init__(self, collection: Any, calls: dict[str, int]) -> None:
+        self._collection = collection
+        self._calls = calls
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._collection, name)
+        if name not in ("upsert", "delete"):
+            return found
+
+        def counted(**arguments: Any) -> Any:
+            self._calls[name] = self._calls.get(name, 0) + 1
+            return found(**arguments)
+
+        return counted
+
+
+class _CountingClient:
+    """A client whose collections count what they are asked."""
+
+    def __init__(self, client: Any) -> None:
+        self._client = client
+        self.calls: dict[str, int] = {}
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._client, name)
+
+    def get_or_create_collection(self, **arguments: Any) -> Any:
+        return _CountingCollection(self._client.get_or_create_collection(**arguments), self.calls)
+
+
+class _NoIndex:
+    """A hook that keeps nothing."""
+
+    name = "nothing"
+
+    def apply(self, changes: Sequence[Any]) -> None:
+        """Forget it."""
+
+
+class _TimedHook:
+    """A hook that keeps the time it takes."""
+
+    def __init__(self, hook: Any, clock: Clock) -> None:
+        self.name = hook.name
+        self.clock = clock
+        self.nanoseconds = 0
+        for name in ("target_types", "search", "scan", "similarity", "indexes"):
+            if hasattr(hook, name):
+                setattr(self, name, getattr(hook, name))
+        for name in ("prepare", "apply"):
+            if hasattr(hook, name):
+                setattr(self, name, self._timed(getattr(hook, name)))
+
+    def _timed(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        def timed(*arguments: Any) -> Any:
+            start = self.clock()
+            try:
+                return function(*arguments)
+            finally:
+                self.nanoseconds += self.clock() - start
+
+        return timed
+
+
+def rows(bench: Bench) -> Iterator[Row]:
+    try:
+        import chromadb
+        from chromadb.config import Settings
+    except ImportError:
+        say('the hooks are not measured: they need Chroma (pip install "memstate[chroma]")')
+        return
+    client = _CountingClient(chromadb.EphemeralClient(Settings(anonymized_telemetry=False)))
+    for kind in bench.kinds:
+        yield from _rows(bench, kind, client)
+
+
+def _rows(bench: Bench, kind: StorageKind, client: _CountingClient) -> Iterator[Row]:
+    from memstate_core.hooks.chroma import ChromaSyncHook
+
+    name = f"bench-{fresh(kind.name)}"
+    # Chroma works on in threads of its own; what the store adds is all in ours.
+    clock = time.thread_time_ns if bench.effort.clock is time.process_time_ns else bench.effort.clock
+    hook = _TimedHook(ChromaSyncHook(client, name, _embed, text_field="text"), clock)  # type: ignore[arg-type]
+    subject = MemStateSubject(kind.storage(bench.directory()), [hook])
+    bench.closing(subject.close)
+    bench.closing(lambda: client.delete_collection(name))
+    count = bench.sizes.indexed
+    say(f"indexing {count:,} facts of {kind.name}")
+    for start in range(0, count, 500):
+        with subject.store.transaction(f"session-{start // 500}") as tx:
+            for number in range(start, min(start + 500, count)):
+                tx.commit_model(Note(text=_text(number)))
+    yield from _commits(bench, kind, subject, hook, client)
+    yield from _searches(bench, kind, subject, client.get_or_create_collection(name=name))
+
+
+def _text(number: int) -> str:
+    """A text that has its own place in the index."""
+    words = random.Random(number)
+    return " ".join("".join(words.choices("abcdefghijklmnopqrstuvwxyz", k=6)) for _ in range(6))
+
+
+def _commits(
+    bench: Bench, kind: StorageKind, subject: MemStateSubject, hook: _TimedHook, client: _CountingClient
+) -> Iterator[Row]:
+    texts = map(_text, itertools.count(bench.sizes.indexed))
+    # The target is a time: what Chroma itself takes is too long for a ratio to say much.
+    target = 300.0 if kind.name == "sqlite" else None
+    idle = _TimedHook(_NoIndex(), hook.clock)
+    without = MemStateSubject(kind.storage(bench.directory()), [idle])
+    bench.closing(without.close)
+    for to, timed, store in (("Chroma", hook, subject), ("a hook that does nothing", idle, without)):
+        for name, call, prepare in _operations(store, texts):
+            say(f"{kind.name}, {to}: {name}")
+            own, whole, added = _added(timed, prepare, call, bench.effort.rounds * 3)
+            yield Row(SECTION, f"{name}, added to {to}", kind.name, own, whole, *added, target=target, value_unit="µs")
+    yield _bare(bench, kind, subject, hook, texts)
+    name = f"{SESSION_SIZE} facts in one transaction"
+    say(f"{kind.name}, Chroma: {name}")
+
+    def commit_all(some: Sequence[str]) -> None:
+        with subject.store.transaction(fresh("hundred")) as tx:
+            for text in some:
+                tx.commit_model(Note(text=text))
+
+    client.calls.clear()
+    commit_all(list(islice(texts, SESSION_SIZE)))
+    upserts = client.calls.get("upsert", 0)
+    yield Row(SECTION, f"{name}, upserts", kind.name, 1, upserts, upserts, target=1, unit="", value_unit="")
+    own, whole, added = _added(
+        hook, lambda: list(islice(texts, SESSION_SIZE)), commit_all, max(4, bench.effort.rounds // 4)
+    )
+    yield Row(SECTION, f"{name}, added to Chroma", kind.name, own, whole, *added, value_unit="µs")
+
+
+def _operations(
+    subject: MemStateSubject, texts: Iterator[str]
+) -> Iterator[tuple[str, Callable[[str], object], Callable[[], str]]]:
+    """``(name, call, prepare)``; what ``prepare`` returns is passed to the call."""
+    session_id = fresh("hooked")
+    updated = subject.commit(Note(text=TEXT), fresh("updated"))
+
+    def commit(text: str) -> str:
+        return subject.commit(Note(text=text), session_id)
+
+    yield "commit, new", commit, lambda: next(texts)
+    yield "update", lambda text: subject.store.update(updated, {"text": text}), lambda: next(texts)
+    yield "rollback of 1", lambda _: subject.rollback(session_id, 1), lambda: commit(next(texts))
+
+
+def _bare(bench: Bench, kind: StorageKind, subject: MemStateSubject, hook: _TimedHook, texts: Iterator[str]) -> Row:
+    """The floor's commit just after Chroma, which leaves the processor's caches cold, and at once after another."""
+    say(f"{kind.name}: a bare commit after Chroma")
+    floor, clock = bench.floor(kind, bench.sizes.few_facts).subject, hook.clock
+    session_id = fresh("bare")
+    times: list[tuple[float, float]] = []
+    for _ in range(bench.effort.rounds):
+        subject.commit(Note(text=next(texts)), session_id)
+        taken = []
+        for text in (next(texts), next(texts)):
+            start = clock()
+            floor.commit(Note(text=text), session_id)
+            taken.append((clock() - start) / 1000)
+        times.append((taken[1], taken[0]))
+    timing = summary(times)
+    return Row(
+        SECTION,
+        "bare commit: warm, after Chroma",
+        kind.name,
+        timing.first,
+        timing.second,
+        timing.ratio,
+        timing.tolerance,
+    )
+
+
+def _added(
+    hook: _TimedHook, prepare: Callable[[], Any], call: Callable[[Any], object], rounds: int
+) -> tuple[float, float, tuple[float, float]]:
+    """The hook's own time and the whole, and what was added, with its tolerance: medians in µs."""
+    owns: list[float] = []
+    wholes: list[float] = []
+    for _ in range(rounds):
+        argument = prepare()
+        hook.nanoseconds = 0
+        start = hook.clock()
+        call(argument)
+        wholes.append((hook.clock() - start) / 1000)
+        owns.append(hook.nanoseconds / 1000)
+    added = [whole - own for whole, own in zip(wholes, owns, strict=True)]
+    return statistics.median(owns), statistics.median(wholes), (statistics.median(added), tolerance_of(added))
+
+
+def _searches(bench: Bench, kind: StorageKind, subject: MemStateSubject, collection: Any) -> Iterator[Row]:
+    """Against a query of the same collection, with what Chroma returns if nothing is asked."""
+    numbers = random.Random(6)
+
+    def texts(calls: int) -> Sequence[str]:
+        return [_text(numbers.randrange(10**6)) for _ in range(calls)]
+
+    def index_alone(text: str) -> Any:
+        return collection.query(query_embeddings=_embed([text]), n_results=_FOUND)
+
+    def index_within(text: str) -> Any:
+        return collection.query(
+            query_embeddings=_embed([text]), n_results=_FOUND, where={"memstate_session_id": "session-0"}
+        )
+
+    store = subject.store
+    effort = Effort(bench.effort.rounds, bench.effort.seconds)  # by the wall: Chroma has threads of its own
+    for name, alone, search in (
+        ("search", index_alone, lambda text: store.search(text, _FOUND)),
+        ("search in a session", index_within, lambda text: store.search(text, _FOUND, session_id="session-0")),
+    ):
+        say(f"{kind.name}, Chroma: {name}")
+        timing = in_turn(Side(texts, alone), Side(texts, search), calls=3, effort=effort)
+        yield compared(SECTION, name, kind.name, timing, 1.2)

@@ -1,0 +1,164 @@
+"""A database that fails at any moment: what it was asked to do is done, or not; an index follows either way."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from collections.abc import AsyncIterator
+
+import pytest
+
+from memstate_core import Fact, HookError, ImmutableError, UnavailableError
+from memstate_core.testing.acts import ACTS, World, world
+from memstate_core.testing.factories import Stores, StoreTests
+from memstate_core.testing.faults import Fault, FaultyHook, FaultyStorage, When
+from memstate_core.testing.models import Title
+
+_MOMENTS: tuple[When, ...] = ("before", "inside", "after")
+
+
+class TestStorageFaults(StoreTests):
+    """Every call to storage that an act makes fails once, or from then on, before or after it took effect."""
+
+    async def broken(
+        self, stores: Stores, act: str, *, lasting: bool = False, hooks: bool = True, hook_fails: int = 0
+    ) -> AsyncIterator[World]:
+        """For every moment: a world after the act has failed. Unless a reply was lost, the act must not have happened.
+
+        The hook fails too, in its first ``hook_fails`` calls. Each world is a namespace of one storage.
+        """
+        inner = stores.storages.new()
+        for when in _MOMENTS:
+            for at in itertools.count(1):
+                storage = FaultyStorage(inner)
+                made: list[FaultyHook] = []
+                a_world = await world(
+                    stores,
+                    act,
+                    storage=storage,
+                    namespace=f"{when} {at}",
+                    hooks=hooks,
+                    made=made,
+                )
+                for hook in made:
+                    hook.faults["apply"] = [Fault(number, "after") for number in range(1, hook_fails + 1)]
+                fault = storage.fault = Fault(at, when, lasting=lasting)
+                error: BaseException | None = None
+                try:
+                    await ACTS[act](a_world.store)
+                except (UnavailableError, HookError) as caught:
+                    error = caught
+                storage.fault = None
+                for hook in made:
+                    hook.faults.clear()
+                if not fault.fired:
+                    assert (error is not None) == (hook_fails > 0)
+                    break
+                assert error is not None
+                if when != "after" or hook_fails:
+                    a_world.after = a_world.before
+                yield a_world
+
+    @pytest.mark.parametrize("act", ACTS)
+    async def test_with_hooks(self, stores: Stores, act: str) -> None:
+        tried = 0
+        async for a_world in self.broken(stores, act):
+            tried += 1
+            await a_world.store.settle()
+            await a_world.expect(a_world.before, a_world.after)
+            await a_world.goes_on()
+        assert tried >= 9  # three calls at the least: plan, claim, decide
+
+    @pytest.mark.parametrize("act", ["commit", "block", "rollback", "discard"])
+    async def test_an_outage(self, stores: Stores, act: str) -> None:
+        async for a_world in self.broken(stores, act, lasting=True):
+            await a_world.store.settle()
+            await a_world.expect(a_world.before, a_world.after)
+            await a_world.goes_on()
+
+    @pytest.mark.parametrize("act", ACTS)
+    async def test_without_hooks(self, stores: Stores, act: str) -> None:
+        tried = 0
+        async for a_world in self.broken(stores, act, hooks=False):
+            tried += 1
+            found = await a_world.store.everything()
+            assert found in (a_world.before, a_world.after)
+            await a_world.goes_on()
+        assert tried >= 3
+
+    @pytest.mark.parametrize("hook_fails", [1, 2])
+    @pytest.mark.parametrize("lasting", [False, True], ids=["once", "outage"])
+    @pytest.mark.parametrize("act", ["block", "rollback"])
+    async def test_when_a_hook_fails_too(self, stores: Stores, act: str, lasting: bool, hook_fails: int) -> None:
+        async for a_world in self.broken(stores, act, lasting=lasting, hook_fails=hook_fails):
+            await a_world.store.settle()
+            await a_world.expect(a_world.before)
+            await a_world.goes_on()
+
+    async def test_a_fault_while_healing(self, stores: Stores) -> None:
+        inner = stores.storages.new()
+        for when in _MOMENTS:
+            for at in itertools.count(1):
+                storage = FaultyStorage(inner)
+                made: list[FaultyHook] = []
+                a_world = await world(
+                    stores,
+                    "update",
+                    storage=storage,
+                    namespace=f"{when} {at}",
+                    made=made,
+                )
+                made[0].faults["apply"] = [Fault(1, "after"), Fault(2, "before")]
+                with pytest.raises(HookError):
+                    await ACTS["update"](a_world.store)
+                made[0].faults.clear()
+                fault = storage.fault = Fault(at, when)
+                if at == 1:
+                    with pytest.raises(UnavailableError):
+                        await a_world.store.recover()
+                with contextlib.suppress(UnavailableError):
+                    await a_world.store.recover()
+                storage.fault = None
+                await a_world.store.settle()
+                await a_world.expect(a_world.before)
+                if not fault.fired:
+                    break
+            assert at >= 4
+
+    async def test_readers_fail_and_go_on(self, stores: Stores) -> None:
+        storage = FaultyStorage(stores.storages.new())
+        store = stores.open(storage=storage)
+        await store.commit(Fact("note", {"text": "x"}, id="n"))
+        reads = [
+            lambda: store.get("n"),
+            lambda: store.query("note"),
+            store.count,
+            store.history,
+            lambda: store.get_record("c", "k"),
+            lambda: store.scan_records("c"),
+        ]
+        for when, read in itertools.product(_MOMENTS, reads):
+            expected = await read()
+            storage.fault = Fault(1, when)
+            with pytest.raises(UnavailableError):
+                await read()
+            storage.fault = None
+            assert await read() == expected
+
+    async def test_a_fault_at_the_first_call_is_forgotten(self, stores: Stores) -> None:
+        for when, at in itertools.product(_MOMENTS, range(1, 6)):
+            storage = FaultyStorage(stores.storages.new())
+            store = stores.open(storage=storage)
+            storage.fault = Fault(at, when)
+            try:
+                await store.commit_model(Title(name="t"), "t")
+            except UnavailableError:
+                assert storage.fault.fired
+            storage.fault = None
+            with contextlib.suppress(ImmutableError):
+                await store.commit_model(Title(name="t"))
+            with pytest.raises(ImmutableError):
+                await store.commit_model(Title(name="t"))
+
+
+__all__ = ["TestStorageFaults"]

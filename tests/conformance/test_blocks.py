@@ -1,0 +1,1 @@
+from memstate_core.testing.blocks import *  # noqa: F403

@@ -1,0 +1,1 @@
+from memstate_core.testing.claims import *  # noqa: F403

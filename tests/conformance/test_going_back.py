@@ -1,0 +1,1 @@
+from memstate_core.testing.going_back import *  # noqa: F403

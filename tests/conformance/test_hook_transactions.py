@@ -1,0 +1,1 @@
+from memstate_core.testing.hook_transactions import *  # noqa: F403

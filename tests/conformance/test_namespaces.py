@@ -1,0 +1,1 @@
+from memstate_core.testing.namespaces import *  # noqa: F403

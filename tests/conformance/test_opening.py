@@ -1,0 +1,1 @@
+from memstate_core.testing.opening import *  # noqa: F403

@@ -1,0 +1,1 @@
+from memstate_core.testing.racing import *  # noqa: F403

@@ -1,0 +1,1 @@
+from memstate_core.testing.reading import *  # noqa: F403

@@ -1,0 +1,1 @@
+from memstate_core.testing.records import *  # noqa: F403

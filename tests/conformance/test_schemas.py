@@ -1,0 +1,1 @@
+from memstate_core.testing.schemas import *  # noqa: F403

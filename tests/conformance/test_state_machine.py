@@ -1,0 +1,1 @@
+from memstate_core.testing.state_machine import *  # noqa: F403

@@ -1,0 +1,1 @@
+from memstate_core.testing.storage_faults import *  # noqa: F403

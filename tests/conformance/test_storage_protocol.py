@@ -1,0 +1,1 @@
+from memstate_core.testing.storage_protocol import *  # noqa: F403

@@ -1,0 +1,1 @@
+from memstate_core.testing.values import *  # noqa: F403

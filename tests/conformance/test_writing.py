@@ -1,0 +1,1 @@
+from memstate_core.testing.writing import *  # noqa: F403

@@ -1,0 +1,127 @@
+"""``kill -9`` of a real process with a real SQLite file and a real persistent Chroma, at any moment and at every step.
+
+A process checks what its predecessor left (no drift, the journal whole, nothing lost that had returned), carries on
+with random operations and is killed in turn. The kills are real ones, from outside, at random times.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.faults import inspection
+from tests.faults.forking import ForkServer, Worker, read_log, wait_until
+from tests.faults.kills import CASES, USES, Files, points_of
+from tests.faults.watching import POINTS, Board
+
+BATCHES = 8
+KILLS = 25
+
+# Where a process may be killed; some kills are aimed, so that these are not all met in the longest step.
+AIMS = [point for point in POINTS if point.partition(":")[0] in ("reading", "prepare", "claim", "apply", "decide")]
+
+
+@pytest.mark.parametrize("batch", range(BATCHES))
+def test_killed_at_random(
+    batch: int, processes: ForkServer, tmp_path: Path, record_property: Callable[[str, object], None]
+) -> None:
+    rng = random.Random(batch)
+    files = Files(tmp_path)
+    board = Board(files.board)
+    fell: Counter[str] = Counter()
+    left: Counter[bool] = Counter()
+    for number in range(KILLS):
+        aim = AIMS[(batch * KILLS + number) // 3 % len(AIMS)] if number % 3 == 0 else "starting"
+        board.at("starting")
+        board.linger_at("starting")
+        worker = processes.start("kills:work_until_killed", tmp_path, rng.getrandbits(32), rng.choice(list(USES)))
+        _wait_for_the_moment(worker, board, aim, rng)
+        assert worker.kill() == -9, worker.errors
+        fell[board.point] += 1
+        left[bool(files.database.exists() and inspection.claims(files.database))] += 1
+    processes.run("kills:check_only", tmp_path, "recover")
+    record_property("kills", dict(fell))
+    record_property("left claims", left[True])
+    print(dict(fell), "left claims:", left[True], "operations:", len(read_log(files.log)) // 2)
+    # The kills were kills in the midst of work: of several kinds, with claims left behind, and without.
+    assert left[True]
+    assert left[False]
+    assert len(fell) >= 5
+
+
+def _wait_for_the_moment(worker: Worker, board: Board, aim: str, rng: random.Random) -> None:
+    if aim == "starting" and rng.random() < 0.2:  # as it looks at what its predecessor left
+        wait_until(lambda: board.point != "starting" or worker.errors, "the start")
+        time.sleep(rng.uniform(0, 0.05))
+        return
+    wait_until(lambda: board.point not in ("starting", "recovering") or worker.errors, "the first operation")
+    if aim == "starting":
+        time.sleep(rng.uniform(0, 0.3))
+        return
+    time.sleep(rng.uniform(0, 0.15))
+    board.linger_at(aim)
+    wait_until(lambda: board.point == aim or worker.errors, aim)
+    time.sleep(rng.uniform(0, 0.001))
+
+
+# What was in flight has happened when the process was killed after one of these; before, it has not.
+COMMITTED = {"decide: committed", "commit: committed"}
+CLAIMED = {"claim: committed", "apply: begins", "apply: half done", "apply: done", "decide: begins", "decide: written"}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_killed_at_every_step(case: str, processes: ForkServer, tmp_path: Path) -> None:
+    points = _passed(processes, tmp_path / "0", "kills:be_killed_in", case, None, 0, False)
+    assert {"claim: committed", "apply: done", "decide: written", "decide: committed"} <= {point for point, _ in points}
+    assert ("apply: half done", 1) in points or case in ("commit", "commit a singleton", "update", "delete")
+    for number, (point, n) in enumerate(points, start=1):
+        directory = _new(tmp_path / str(number))
+        assert processes.start("kills:be_killed_in", directory, case, point, n, False).wait() == -9, (point, n)
+        assert bool(inspection.claims(directory / "memory.db")) is (point in CLAIMED), (point, n)
+        use = list(USES)[number % len(USES)]
+        processes.run("kills:check_left", directory, use, "done" if point in COMMITTED else "undone")
+
+
+@pytest.mark.parametrize("case", ["block", "promote", "rollback"])
+def test_killed_while_undoing_what_a_hook_refused(case: str, processes: ForkServer, tmp_path: Path) -> None:
+    points = _passed(processes, tmp_path / "0", "kills:be_killed_in", case, None, 0, True)
+    applied = points.index(("apply: done", 1))
+    undoing = points[applied + 1 :]
+    assert {"apply: half done", "apply: done", "release: written", "release: committed"} <= {p for p, _ in undoing}
+    for number, (point, n) in enumerate(undoing, start=1):
+        directory = _new(tmp_path / str(number))
+        assert processes.start("kills:be_killed_in", directory, case, point, n, True).wait() == -9, (point, n)
+        assert bool(inspection.claims(directory / "memory.db")) is (point != "release: committed")
+        processes.run("kills:check_left", directory, list(USES)[number % len(USES)], "undone")
+
+
+@pytest.mark.parametrize("left_at", ["claim: committed", "apply: half done", "decide: written"])
+def test_killed_while_healing(left_at: str, processes: ForkServer, tmp_path: Path) -> None:
+    def leave(directory: Path) -> Path:
+        assert processes.start("kills:be_killed_in", _new(directory), "block", left_at, 1, False).wait() == -9
+        return directory
+
+    points = _passed(processes, leave(tmp_path / "0"), "kills:be_killed_in_recovery", "recover", None, 0)
+    assert {"claim: written", "apply: half done", "apply: done", "release: written"} <= {point for point, _ in points}
+    for number, (point, n) in enumerate(points, start=1):
+        directory = leave(tmp_path / str(number))
+        use = list(USES)[number % len(USES)]
+        assert processes.start("kills:be_killed_in_recovery", directory, use, point, n).wait() == -9, (point, n)
+        processes.run("kills:check_left", directory, "recover", "undone")
+
+
+def _passed(processes: ForkServer, directory: Path, function: str, *arguments: object) -> list[tuple[str, int]]:
+    """What a process passes that is not killed."""
+    directory.mkdir(exist_ok=True)
+    processes.run(function, directory, *arguments)
+    return points_of(directory)
+
+
+def _new(directory: Path) -> Path:
+    directory.mkdir()
+    return directory
