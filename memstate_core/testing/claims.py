@@ -163,7 +163,7 @@ class TestOwners(StoreTests):
 class TestLeases(StoreTests):
     """As long as somebody works, the lease is renewed, whatever the work."""
 
-    LEASE = 0.3
+    LEASE = 0.6
 
     @pytest.fixture
     def gated(self, stores: Stores) -> tuple[Face, FaultyHook, Index, Face]:

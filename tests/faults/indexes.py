@@ -53,6 +53,10 @@ class Index:
     def content(self) -> Content:
         return dict(self._content)
 
+    def distort(self, fact_id: str, entry: tuple[int, dict[str, Any]]) -> None:
+        """Write past every transaction."""
+        self._content[fact_id] = entry
+
     def asynchronous(self) -> AsyncIndex:
         return AsyncIndex(self)
 
@@ -92,7 +96,8 @@ class AsyncIndex:
         return self.index.similarity(query, facts)
 
     async def scan(self) -> dict[str, int]:
-        return self.index.scan()
+        found: Any = self.index.scan()
+        return await found if asyncio.iscoroutine(found) else found
 
 
 class FileIndex(Index):

@@ -147,8 +147,9 @@ def _unordered(entry: Entry | None) -> Any:
     return entry and (*entry[:-1], sorted(entry.changes, key=lambda change: change.fact_id))
 
 
-def check_index(collection: Any, facts: dict[str, Image]) -> None:
+def check_index(client: Any, name: str, facts: dict[str, Image]) -> None:
     """A Chroma collection has exactly the facts, each with its own text, vector, version, type and session."""
+    collection = client.get_collection(name, embedding_function=None)
     content = collection.get(include=["documents", "metadatas", "embeddings"])
     entries = dict(zip(content["ids"], zip(content["documents"], content["metadatas"], strict=True), strict=True))
     assert len(entries) == len(content["ids"])

@@ -42,7 +42,7 @@ class Files:
         return self.directory / "board"
 
     def open(self, at: At) -> tuple[MemoryStore, Any]:
-        """A store, and a collection to look at past it."""
+        """A store, and the client of its index, to look at that past the store."""
         client = chromadb.PersistentClient(self.directory / "chroma", Settings(anonymized_telemetry=False))
         hook = WatchedChroma(client, "memory", inspection.EMBEDDER, text_field="text")
         hook.at = at
@@ -50,10 +50,7 @@ class Files:
         storage = WatchedStorage(SQLiteStorage(self.database, timeout=60), at)
         store = MemoryStore(storage, [hook], claim_timeout=60)
         register(store)
-        collection = client.get_or_create_collection(
-            "memory", embedding_function=None, configuration={"hnsw": {"space": "cosine"}}
-        )
-        return store, collection
+        return store, client
 
 
 def replay(log: Sequence[Any]) -> tuple[Model, Any]:
@@ -89,11 +86,11 @@ def settle(files: Files, log: Log) -> Model:
     return model
 
 
-def check(store: MemoryStore, collection: Any, files: Files, model: Model) -> None:
+def check(store: MemoryStore, client: Any, files: Files, model: Model) -> None:
     """No claim is left, and the index has what the facts say."""
     assert inspection.claims(files.database) == []
     assert not any(store.verify()), store.verify()
-    inspection.check_index(collection, model.facts)
+    inspection.check_index(client, "memory", model.facts)
     found = store.search(" ".join(WORDS), limit=len(model.facts) + 1)
     assert {result.fact.id: result.fact.version for result in found} == {
         id_: image.version for id_, image in model.facts.items()
@@ -116,11 +113,11 @@ def work_until_killed(directory: str, seed: int, use: str) -> None:
     board = Board(files.board)
     board.at("starting")
     log = Log(files.log)
-    store, collection = files.open(board.at)
+    store, client = files.open(board.at)
     board.at("recovering")
     USES[use](store)
     model = settle(files, log)
-    check(store, collection, files, model)
+    check(store, client, files, model)
     for op in random_operations(random.Random(seed), model_of := [model]):
         board.at("between two calls")
         log.write({"begin": op})
@@ -141,9 +138,9 @@ def work_until_killed(directory: str, seed: int, use: str) -> None:
 def check_only(directory: str, use: str) -> None:
     """Check what the last of them left."""
     files = Files(Path(directory))
-    store, collection = files.open(lambda point: None)
+    store, client = files.open(lambda point: None)
     USES[use](store)
-    check(store, collection, files, settle(files, Log(files.log)))
+    check(store, client, files, settle(files, Log(files.log)))
 
 
 def random_operations(rng: random.Random, model_of: Sequence[Model]) -> Iterator[list[Any]]:
@@ -294,18 +291,18 @@ def check_left(directory: str, use: str, expected: str) -> None:
     files = Files(Path(directory))
     log = Log(files.log)
     search_in_doubt(files)
-    store, collection = files.open(lambda point: None)
+    store, client = files.open(lambda point: None)
     store.add_hook(Broken(KillAt()))
     USES[use](store)
     model = settle(files, log)
     assert log.read()[-1] == {"end": expected}
-    check(store, collection, files, model)
+    check(store, client, files, model)
     # What was healed can be changed again.
     for op in (["discard", "a"], ["rollback", "a", 1, "raise"]):
         perform(store, op)
         model = model.after(op)
     assert not inspection.differences(inspection.read_state(files.database), model)
-    check(store, collection, files, model)
+    check(store, client, files, model)
 
 
 def search_in_doubt(files: Files) -> None:

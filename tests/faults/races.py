@@ -50,7 +50,7 @@ class Shared:
         state = inspection.read_state(self.database)
         if self.chroma is not None:
             assert not any(self.open().verify())
-            inspection.check_index(self.client().get_collection(self.chroma[2], embedding_function=None), state.facts)
+            inspection.check_index(self.client(), self.chroma[2], state.facts)
         return state
 
     def wait_for_the_others(self, number: int) -> None:

@@ -86,24 +86,24 @@ async def prepare(store: Awaited, before: Sequence[Any]) -> Model:
 
 
 @pytest.fixture
-def chroma(flavour: Flavour) -> ChromaSyncHook | None:
-    """A real index beside the others, in the flavour that has both files."""
+def chroma(flavour: Flavour) -> tuple[Any, ChromaSyncHook] | None:
+    """A real index beside the others, in one flavour: its client and hook."""
     if flavour.name != "sqlite":
         return None
     client = chromadb.EphemeralClient(Settings(anonymized_telemetry=False))
-    return ChromaSyncHook(client, f"memory-{uuid.uuid4().hex}", inspection.EMBEDDER, text_field="text")
+    return client, ChromaSyncHook(client, f"memory-{uuid.uuid4().hex}", inspection.EMBEDDER, text_field="text")
 
 
 @pytest.mark.parametrize("failing", ["first", "second"])
 @pytest.mark.parametrize("step", STEPS)
 @pytest.mark.parametrize("case", CASES)
 async def test_a_failing_hook(
-    flavour: Flavour, chroma: ChromaSyncHook | None, case: str, step: str, failing: str
+    flavour: Flavour, chroma: tuple[Any, ChromaSyncHook] | None, case: str, step: str, failing: str
 ) -> None:
     fault = Fault(step)
     indexes = [Index("first", fault if failing == "first" else None)]
     indexes += [Index("second", fault if failing == "second" else None)]
-    hooks = [indexes[0], chroma, indexes[1]] if chroma else indexes
+    hooks = [indexes[0], chroma[1], indexes[1]] if chroma else indexes
     store = flavour.open(hooks)
     everything = Everything(flavour, store, indexes)
     model = await prepare(store, CASES[case].before)
@@ -130,7 +130,8 @@ async def test_a_failing_hook(
             await store.perform(op)
         await everything.check(model)
         if chroma is not None:
-            inspection.check_index(chroma._client.get_collection(chroma.collection_name), model.facts)
+            client, hook = chroma
+            inspection.check_index(client, hook.collection_name, model.facts)
 
 
 # asyncio ends its loop at the last three, so these are for test_interrupts.py there.

@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 
 from memstate_core import Change, Fact, HookError, InMemoryStorage, MemoryStore, SearchResult, SQLiteStorage
-from memstate_core._bridge import run
 from memstate_core.protocols import Scope
 from tests.faults import inspection
 from tests.faults.forking import ForkServer, wait_until
@@ -196,38 +195,39 @@ def test_search_while_a_deletion_fails(kind: str, tmp_path: Path) -> None:
         in_threads(delete, search)
 
 
-async def test_verify_does_not_mistake_work_for_drift(flavour: Flavour) -> None:
+async def test_verify_does_not_mistake_work_for_drift(flavour: Flavour, monkeypatch: pytest.MonkeyPatch) -> None:
     """A transaction that begins and ends while the index is compared with storage is no drift."""
     index = Index()
-    store = flavour.open([index])
-    other = flavour.open([index])
-    for name in PAIR:
-        await store.commit(Fact("note", {"text": name}, id=name))
+    scan = index.scan
+    changes: list[tuple[str, Any]] = []
 
     # The index is scanned, then it is changed, then the facts are read: the worst order.
-    changes = iter([lambda: other.update("left", {"number": 1}), lambda: other.delete("right")])
-    scan = index.scan
-
-    async def scan_and_change() -> dict[str, int]:
+    def scan_and_change() -> Any:
         found = scan()
-        if (change := next(changes, None)) is not None:
-            await change()
+        if not changes:
+            return found
+        name, arguments = changes.pop()
+        if flavour.is_async:
+            return change_and_return(getattr(other, name)(*arguments), found)
+        getattr(other.store, name)(*arguments)
         return found
 
-    def scan_and_change_at_once() -> dict[str, int]:
-        found = scan()
-        if (change := next(changes, None)) is not None:
-            run(change())
+    async def change_and_return(change: Any, found: Any) -> Any:
+        await change
         return found
 
-    adapter = store.store._engine.hooks[0]
-    adapter.scan = scan_and_change if flavour.is_async else scan_and_change_at_once
+    monkeypatch.setattr(index, "scan", scan_and_change)
+    store, other = flavour.open([index]), flavour.open([index])
+    for name in PAIR:
+        await store.commit(Fact("note", {"text": name}, id=name))
+    changes += [("delete", ("right",)), ("update", ("left", {"number": 1}))]
     for _ in range(3):
         assert [drift for drift in await store.verify() if drift] == []
+    assert not changes
     # And real drift is found, also then.
-    index._content["left"] = (1, {})
-    index._content["nothing"] = (1, {})
-    changes = iter([lambda: other.commit(Fact("note", {"text": "new"}, id="new"))])
+    index.distort("left", (1, {}))
+    index.distort("nothing", (1, {}))
+    changes.append(("commit", (Fact("note", {"text": "new"}, id="new"),)))
     (drift,) = await store.verify()
     assert (drift.missing, drift.stale, drift.orphaned) == ((), ("left",), ("nothing",))
 
