@@ -58,7 +58,10 @@ def _cells(row: Row) -> tuple[str, ...]:
 
 
 def _number(value: float) -> str:
-    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.1f}" if abs(value) >= 20 else f"{value:.2f}"
+    size = abs(value)
+    if size >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.1f}" if size >= 20 else f"{value:.2f}" if size >= 0.05 or not value else f"{value:.1g}"
 
 
 def write_json(path: Path, rows: Sequence[Row], sizes: Sizes) -> None:

@@ -190,7 +190,7 @@ class SQLiteStorage:
         except sqlite3.Error as error:
             raise StorageError(f"{self._path} cannot be opened: {error}; does its folder exist?") from error
         try:
-            connection.execute("PRAGMA journal_mode = WAL")
+            self._use_wal(connection)
             connection.execute(f"PRAGMA synchronous = {self._durability}")
             connection.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
             connection.execute(f"PRAGMA mmap_size = {_MMAP_BYTES}")
@@ -199,6 +199,18 @@ class SQLiteStorage:
             connection.close()
             self._translate(error)
         return connection
+
+    def _use_wal(self, connection: sqlite3.Connection) -> None:
+        """Switch to WAL; SQLite does not wait by itself when several processes do that to a new file at once."""
+        deadline = time.monotonic() + self._timeout
+        while True:
+            try:
+                connection.execute("PRAGMA journal_mode = WAL")
+                return
+            except sqlite3.OperationalError as error:
+                if not error.sqlite_errorname.startswith("SQLITE_BUSY") or time.monotonic() > deadline:
+                    raise
+                time.sleep(0.005)
 
     def _translate(self, error: sqlite3.Error) -> NoReturn:
         name = getattr(error, "sqlite_errorname", "") or ""

@@ -484,13 +484,14 @@ class TestBesideAHook(StoreTests):
             versions = [change.after.version for one in made for change in one.changes if change.after]
             assert len(set(versions)) == len(versions)
 
-    async def test_definitions_that_change_meanwhile_hold(self, stores: Stores) -> None:
+    @pytest.mark.parametrize("operation", ["prepare", "apply"])
+    async def test_definitions_that_change_meanwhile_hold(self, stores: Stores, operation: str) -> None:
         storage = stores.storages.new()
         index, gate = Index(), Gate()
         faulty = FaultyHook(IndexHook(index))
         slow = stores.open([faulty], storage=storage)
         await slow.commit(Fact("note", {"text": "old"}, id="n"))
-        faulty.faults["prepare"] = [Fault(1, "after", gate)]
+        faulty.faults[operation] = [Fault(1, "after", gate)]
         task = slow.beside(lambda: slow.update("n", {"text": "new"}))
         await gate.reached()
         other = stores.open(storage=storage)

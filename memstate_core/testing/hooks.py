@@ -275,6 +275,10 @@ class TestMending(_Base):
         for found in await broken.search("a ghost of green tea", limit=10):
             assert found.fact.id != "ghost"
             assert found.fact.payload["text"] != _TEXTS["tea"]
+        perfect = (await broken.search(_TEXTS["train"], limit=1))[0].score
+        for found in await broken.search(_TEXTS["tea"], limit=10):
+            # The index has this very text; but it is not the committed one, which must be what is scored.
+            assert found.score < perfect
 
     async def test_repair_mends_it(self, broken: Face, hook: Any) -> None:
         (mended,) = await broken.repair()

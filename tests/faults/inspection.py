@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from memstate_core import LexicalEmbedder
-from tests.faults.model import Change, Entry, Image, Model
+from tests.faults.model import RECORDS, Change, Entry, Image, Model
 
 EMBEDDER = LexicalEmbedder(8)
 
@@ -64,10 +64,16 @@ def read_state(path: str | Path) -> Model:
             session[1:] if session else None: (head, redo)
             for session, head, redo in connection.execute("SELECT session, head, redo FROM memstate_sessions")
         }
+        records = {
+            key: value.decode()
+            for key, value in connection.execute(
+                "SELECT key, value FROM memstate_records WHERE collection = ?", (RECORDS,)
+            )
+        }
     latest: dict[str, int] = {}
     for fact_id, version in versions:
         latest[fact_id] = max(version, latest.get(fact_id, 0))
-    state = Model(facts, latest, entries, heads)
+    state = Model(facts, latest, entries, heads, records)
     check_journal(state)
     return state
 
@@ -140,6 +146,8 @@ def differences(state: Model, expected: Model) -> list[str]:
     heads, expected_heads = ({session: head for session, (head, _) in m.heads.items()} for m in (state, expected))
     if heads != expected_heads:
         found.append(f"heads {heads} instead of {expected_heads}")
+    if state.records != expected.records:
+        found.append(f"records {state.records} instead of {expected.records}")
     return found
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import chromadb
 from chromadb.config import Settings
 
-from memstate_core import Change, ConflictError, MemoryStore, SQLiteStorage
+from memstate_core import AsyncMemoryStore, AsyncSQLiteStorage, Change, ConflictError, MemoryStore, SQLiteStorage
 from tests.faults import inspection
 from tests.faults.forking import Log, read_log
 from tests.faults.model import SINGLETON, Model, Refused, perform, register
@@ -41,16 +42,24 @@ class Files:
     def board(self) -> Path:
         return self.directory / "board"
 
-    def open(self, at: At) -> tuple[MemoryStore, Any]:
-        """A store, and the client of its index, to look at that past the store."""
+    def open(self, at: At, *more: Any) -> tuple[MemoryStore, Any]:
+        """A store, with more hooks than Chroma perhaps, and Chroma's client, to look at the index past the store."""
         client = chromadb.PersistentClient(self.directory / "chroma", Settings(anonymized_telemetry=False))
         hook = WatchedChroma(client, "memory", inspection.EMBEDDER, text_field="text")
         hook.at = at
         # A patience that outlasts whatever else the machine does; nobody holds the lock for long.
         storage = WatchedStorage(SQLiteStorage(self.database, timeout=60), at)
-        store = MemoryStore(storage, [hook], claim_timeout=60)
+        self.hooks = [hook, *more]
+        store = MemoryStore(storage, self.hooks, claim_timeout=60)
         register(store)
         return store, client
+
+    async def use_asynchronously(self) -> None:
+        """The first use of an asynchronous store on the same files and hooks."""
+        async with AsyncSQLiteStorage(self.database, timeout=60) as storage:
+            store = AsyncMemoryStore(storage, self.hooks, claim_timeout=60)
+            register(store)
+            await store.get("note-0")
 
 
 def replay(log: Sequence[Any]) -> tuple[Model, Any]:
@@ -97,13 +106,15 @@ def check(store: MemoryStore, client: Any, files: Files, model: Model) -> None:
     }
 
 
-USES = {
-    "recover": lambda store: store.recover(),
-    "get": lambda store: store.get("note-0"),
-    "query": lambda store: store.query("note"),
-    "search": lambda store: store.search("amber"),
-    "history": lambda store: store.history(limit=1),
-    "commit": lambda store: store.put_record("uses", "first", b""),
+# Each heals what a predecessor left.
+USES: dict[str, Callable[[MemoryStore, Files], Any]] = {
+    "recover": lambda store, _: store.recover(),
+    "get": lambda store, _: store.get("note-0"),
+    "query": lambda store, _: store.query("note"),
+    "search": lambda store, _: store.search("amber"),
+    "history": lambda store, _: store.history(limit=1),
+    "put a record": lambda store, _: store.put_record("uses", "first", b""),
+    "asynchronous": lambda _, files: asyncio.run(files.use_asynchronously()),
 }
 
 
@@ -115,7 +126,7 @@ def work_until_killed(directory: str, seed: int, use: str) -> None:
     log = Log(files.log)
     store, client = files.open(board.at)
     board.at("recovering")
-    USES[use](store)
+    USES[use](store, files)
     model = settle(files, log)
     check(store, client, files, model)
     for op in random_operations(random.Random(seed), model_of := [model]):
@@ -139,7 +150,7 @@ def check_only(directory: str, use: str) -> None:
     """Check what the last of them left."""
     files = Files(Path(directory))
     store, client = files.open(lambda point: None)
-    USES[use](store)
+    USES[use](store, files)
     check(store, client, files, settle(files, Log(files.log)))
 
 
@@ -258,9 +269,7 @@ def be_killed_in(directory: str, case: str, point: str | None, n: int, broken: b
     files = Files(Path(directory))
     log = Log(files.log)
     at = KillAt(point, n)
-    store, _ = files.open(at)
-    if broken:
-        store.add_hook(Broken(at))
+    store, _ = files.open(at, *([Broken(at)] if broken else []))
     for op in CASES[case].before:
         log.write({"begin": op})
         perform(store, op)
@@ -281,7 +290,7 @@ def be_killed_in_recovery(directory: str, use: str, point: str | None, n: int) -
     at = KillAt(point, n)
     store, _ = files.open(at)
     at.armed = True
-    USES[use](store)
+    USES[use](store, files)
     at.armed = False
     Log(files.directory / "points").write(at.passed)
 
@@ -291,9 +300,8 @@ def check_left(directory: str, use: str, expected: str) -> None:
     files = Files(Path(directory))
     log = Log(files.log)
     search_in_doubt(files)
-    store, client = files.open(lambda point: None)
-    store.add_hook(Broken(KillAt()))
-    USES[use](store)
+    store, client = files.open(lambda point: None, Broken(KillAt()))
+    USES[use](store, files)
     model = settle(files, log)
     assert log.read()[-1] == {"end": expected}
     check(store, client, files, model)

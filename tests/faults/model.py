@@ -6,7 +6,7 @@ Operations are lists of plain data, so that they can be logged by a process that
 ``["commit", id, type, payload, session, own]``     ``own``: ephemeral
 ``["update", id, patch]``                           under the fact's own session
 ``["delete", id, session]``                         recorded by this session
-``["block", session, [operation, …]]``              commits, updates and deletes as one transaction
+``["block", session, [operation, …]]``              commits, updates, deletes and a record as one transaction
 ``["promote", session]``, ``["discard", session]``
 ``["rollback", session, steps, on_conflict]``       likewise ``"redo"``
 ``["checkout", session, seq]``
@@ -15,8 +15,9 @@ Operations are lists of plain data, so that they can be logged by a process that
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, NamedTuple
 
 from pydantic import BaseModel
@@ -26,6 +27,7 @@ from memstate_core import ConflictError, Constraint, Fact, MemoryStore, NotFound
 Op = Sequence[Any]
 
 SINGLETON = "slot"
+RECORDS = "faults"
 UNKNOWN = -1
 
 
@@ -97,6 +99,7 @@ class Model:
     latest: dict[str, int] = field(default_factory=dict)
     entries: dict[int, Entry] = field(default_factory=dict)
     heads: dict[str | None, tuple[int, int]] = field(default_factory=dict)
+    records: dict[str, str] = field(default_factory=dict)
 
     def after(self, op: Op) -> Model:
         """Another model, in which the operation has happened.
@@ -104,7 +107,7 @@ class Model:
         :raises Refused: the store must refuse it.
         """
         # Facts and entries are never changed in place, so the dicts are all that need be copied.
-        twin = Model(dict(self.facts), dict(self.latest), dict(self.entries), dict(self.heads))
+        twin = Model(*(dict(getattr(self, each.name)) for each in fields(self)))
         name, *arguments = op
         getattr(twin, f"_{name}")(*arguments)
         return twin
@@ -134,6 +137,7 @@ class Model:
 
     def _block(self, session: str | None, ops: Sequence[Op]) -> None:
         self._write(session, "TRANSACTION", ops)
+        self.records["block"] = record_of(ops)
 
     def _promote(self, session: str) -> None:
         ids = [id_ for id_, fact in self.facts.items() if fact.session_id == session and not fact.ephemeral]
@@ -260,6 +264,11 @@ def _without_place(now: dict[str, Image | None], before: dict[str, Image]) -> se
             blocked.add(fact_id)
 
 
+def record_of(ops: Sequence[Op]) -> str:
+    """What a block records of itself, in the same transaction."""
+    return json.dumps([op[1:3] for op in ops])
+
+
 def perform(store: MemoryStore, op: Op) -> Any:
     """Carry an operation out on a store."""
     name, *arguments = op
@@ -276,6 +285,7 @@ def _update(store: Any, fact_id: str, patch: dict[str, Any]) -> Any:
 
 def _block(store: MemoryStore, session: str | None, ops: Sequence[Op]) -> Any:
     with store.transaction(session_id=session) as tx:
+        tx.put_record(RECORDS, "block", record_of(ops).encode())
         for name, *arguments in ops:
             if name == "delete":
                 tx.delete(arguments[0])

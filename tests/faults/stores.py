@@ -17,7 +17,7 @@ from memstate_core import (
     SQLiteStorage,
 )
 from tests.faults.indexes import Index
-from tests.faults.model import Image, Op, perform, register
+from tests.faults.model import RECORDS, Image, Op, perform, record_of, register
 
 FLAVOURS = ["memory", "sqlite", "async memory", "async sqlite"]
 
@@ -76,6 +76,7 @@ class Awaited:
         if op[0] != "block" or not isinstance(self.store, AsyncMemoryStore):
             return await awaited(perform(self.store, op))
         async with self.store.transaction(session_id=op[1]) as tx:
+            tx.put_record(RECORDS, "block", record_of(op[2]).encode())
             for name, *arguments in op[2]:
                 await awaited(tx.delete(arguments[0]) if name == "delete" else perform(tx, [name, *arguments]))
         return tx.transaction_id

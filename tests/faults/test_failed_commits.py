@@ -27,7 +27,7 @@ from memstate_core.hooks.chroma import ChromaSyncHook
 from tests.faults import inspection
 from tests.faults.indexes import Index
 from tests.faults.kills import CASES
-from tests.faults.model import Model, Refused
+from tests.faults.model import RECORDS, Model, Refused
 from tests.faults.stores import FLAVOURS, Awaited, Flavour
 
 STEPS = ["prepare", "before", "half", "after"]
@@ -62,7 +62,7 @@ class Everything:
             await self.store.journal(),
             [index.content() for index in self.indexes],
             inspection.dump(self.flavour.database) if self.flavour.is_sqlite else None,
-            await self.store.scan_records("records"),
+            await self.store.scan_records(RECORDS),
         )
 
     async def check(self, model: Model) -> None:
@@ -272,7 +272,7 @@ async def _error_in_block(store: Awaited) -> None:
         await _in(tx.commit(Fact("note", {"text": "new"}, id="new")))
         await _in(tx.update("note-1", {"text": "changed"}))
         await _in(tx.delete("note-2"))
-        tx.put_record("records", "key", b"value")
+        tx.put_record(RECORDS, "key", b"value")
         _raise()
     except LookupError as error:
         await _exit(tx, error)
@@ -285,7 +285,7 @@ async def _block_that_is_refused_at_its_end(store: Awaited) -> None:
     await _in(tx.get("note-1"))
     await _in(tx.commit(Fact("note", {"text": "new"}, id="new")))
     await _in(tx.update("note-1", {"text": "in the block"}))
-    tx.put_record("records", "key", b"value")
+    tx.put_record(RECORDS, "key", b"value")
     await store.update("note-1", {"text": "meanwhile"})
     await _exit(tx, None)
 
@@ -348,7 +348,7 @@ async def test_a_block_that_another_came_between(flavour: Flavour) -> None:
         await _block_that_is_refused_at_its_end(store)
     assert (refused.value.expected_version, refused.value.actual_version) == (1, 2)
     assert await store.get("new") is None
-    assert await store.get_record("records", "key") is None
+    assert await store.get_record(RECORDS, "key") is None
     assert (await store.get("note-1"))["payload"]["text"] == "meanwhile"
     assert len(await store.journal()) == 2
     assert index.content() == {"note-1": (2, {"text": "meanwhile", "number": 0})}

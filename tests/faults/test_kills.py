@@ -110,7 +110,7 @@ def test_killed_while_healing(left_at: str, processes: ForkServer, tmp_path: Pat
     assert {"claim: written", "apply: half done", "apply: done", "release: written"} <= {point for point, _ in points}
     for number, (point, n) in enumerate(points, start=1):
         directory = leave(tmp_path / str(number))
-        use = list(USES)[number % len(USES)]
+        use = list(USES)[number % 6]  # not the last one, whose storage says nothing of where it is
         assert processes.start("kills:be_killed_in_recovery", directory, use, point, n).wait() == -9, (point, n)
         processes.run("kills:check_left", directory, "recover", "undone")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -86,3 +87,48 @@ def test_it_carries_on_while_another_is_in_the_midst(
     stopped.finish()
     check(fields, b=1, **{} if expected_version else {"a": 1})
     assert inspection.claims(fields / "memory.db") == []
+
+
+@pytest.mark.parametrize("use", ["commit", "search", "recover"])
+def test_another_process_dies_while_this_one_goes_on(processes: ForkServer, fields: Path, use: str) -> None:
+    """A store that has looked for facts in doubt when it was opened finds those of later crashes too."""
+    store, index = open_store(fields)
+    store.update("fields", {"c": 1})
+    other = processes.start("leases:wait_in_the_midst", fields, "after")
+    wait_until(lambda: (fields / "waited").exists() or other.errors, "the other's step")
+    assert index.content()["fields"][1]["b"] == 1
+    assert other.kill() == -9
+    if use == "commit":
+        store.commit(Fact("note", {"text": "beside"}, id="beside"))
+    elif use == "search":
+        assert [found.fact.payload["b"] for found in store.search("four fields")] == [0]
+    else:
+        assert store.recover().healed == ("fields",)
+    assert inspection.claims(fields / "memory.db") == []
+    assert index.content()["fields"][1]["b"] == 0
+    assert not any(store.verify())
+
+
+def test_a_process_that_cannot_be_seen_is_not_gone(
+    processes: ForkServer, fields: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where ``/proc`` shows everybody only his own processes (``hidepid``), another's transaction is left alone."""
+    slow = processes.start("leases:write_slowly", fields)
+    wait_until(lambda: (fields / "slow").exists() or slow.errors, "the slow step")
+    read_text = Path.read_text
+
+    def read_what_is_seen(self: Path, *arguments: Any, **options: Any) -> str:
+        if self.parts[:3] == ("/", "proc", str(slow.pid)):
+            raise FileNotFoundError(self)
+        return read_text(self, *arguments, **options)
+
+    monkeypatch.setattr(Path, "read_text", read_what_is_seen)
+    store, _ = open_store(fields)
+    assert store.recover() == Recovered()
+    store.update("fields", {"b": 1})
+    monkeypatch.undo()
+    slow.finish()
+    _, first = (entry.changes[0].after for entry in store.history(limit=2))
+    assert first is not None
+    assert first.payload["a"] == 1, "the slow one lost its facts"
+    check(fields, a=1, b=1)
