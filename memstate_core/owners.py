@@ -30,13 +30,27 @@ def _host() -> str:
 
 
 def _started(pid: int) -> str | None:
-    """When a process was started, in clock ticks since boot; None when it is gone or waits only to be reaped."""
+    """When a process was started, in clock ticks since boot; ``"ended"``: it is not reaped yet; None: not to be seen."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except OSError:
         return None
     fields = stat.rpartition(")")[2].split()
-    return None if fields[0] in "ZX" else fields[19]
+    return "ended" if fields[0] in "ZX" else fields[19]
+
+
+def _may_run(pid: int, started: str) -> bool:
+    """Whether a process may still be there; where ``/proc`` hides others' processes, a signal's delivery tells."""
+    seen = _started(pid)
+    if seen is not None:
+        return seen == started
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
 
 
 @functools.lru_cache(maxsize=4)
@@ -67,5 +81,5 @@ def is_gone(owner: str) -> bool:
         host, pid, started, _ = owner.split("|")
         if f"{host}|{pid}|{started}" == _process(os.getpid()):
             return owner not in _alive
-        return bool(host and started) and host == _host() and _started(int(pid)) != started
+        return bool(host and started) and host == _host() and not _may_run(int(pid), started)
     return False
