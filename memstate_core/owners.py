@@ -30,7 +30,7 @@ def _host() -> str:
 
 
 def _started(pid: int) -> str | None:
-    """When a process was started, in clock ticks since boot; ``"ended"``: it is not reaped yet; None: not to be seen."""
+    """When a process was started, in clock ticks since boot; ``"ended"``: not reaped yet; None: not to be seen."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except OSError:
