@@ -266,6 +266,23 @@ class TestRollbackTo(StoreTests):
         await store.checkout("s", "left")
         assert await texts(store, "n") == ["left"]
 
+    async def test_a_newer_transaction_with_the_mark_on_a_branch_that_was_left_is_not_meant(self, store: Face) -> None:
+        async def change(text: str, mark: str | None = None) -> None:
+            async with store.transaction("s", mark=mark) as tx:
+                await tx.commit(Fact("note", {"text": text}, id="n"))
+
+        await change("marked", "m")
+        await change("2")
+        await store.rollback("s")
+        await change("left", "m")
+        await store.rollback("s")
+        await change("3")
+        await change("4")
+        assert len(await store.rollback("s", to="m")) == 2
+        assert await texts(store, "n") == ["marked"]
+        await store.checkout("s", "m")  # of any branch the newest
+        assert await texts(store, "n") == ["left"]
+
     async def test_marks_come_from_the_context_too(self, stores: Stores) -> None:
         marks = iter("abcdefgh")
         store = stores.open(context=lambda: TransactionContext(session_id="s", mark=next(marks)))

@@ -36,7 +36,6 @@ _WITHOUT_A_CASE = [
     ("test_functions_of_the_users_must_not_use_the_store", "", "-async"),  # a plain function cannot await the store
     ("test_an_asynchronous_hook_is_refused_by_a_sync_store", "", "-async"),
     ("", "KeyboardInterrupt", "-async"),  # it would end the event loop
-    ("test_preparing_changes_nothing", "", "sync"),  # the kit's own hooks prepare nothing; Chroma's do
 ]
 
 
