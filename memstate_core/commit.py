@@ -46,7 +46,11 @@ class Plan:
     session_id: str | None
     batch: Batch
     ids_are_new: bool = False
-    seq: int = 0
+
+    @property
+    def seq(self) -> int:
+        """The transaction's, once it has been written; 0 when there was nothing to write."""
+        return self.batch.seq
 
     @property
     def changes(self) -> Sequence[FactChange]:
@@ -132,7 +136,7 @@ class Committer:
                 raise Stale  # it came to nothing that hooks want when it was planned; now they must take part
             if plan.position.claimed:
                 await refuse_held(tx, [*plan.claim_keys(), plan.session_key()])
-            plan.seq = await tx.write(plan.batch)
+            await tx.write(plan.batch)
             return plan
 
         return await self.storage.write(self.namespace, work)
@@ -181,17 +185,19 @@ class Committer:
     async def _decide(self, plan: Plan, owner: str) -> Plan:
         keys = plan.claim_keys()
 
-        async def work(tx: StorageTransaction) -> int:
+        async def work(tx: StorageTransaction) -> Batch:
             position = await tx.position(plan.session_id)
             if position.generation != plan.position.generation or (plan.moves and position.head != plan.position.head):
                 raise Stale
             entry = plan.batch.entry
             if entry is not None and not plan.moves:
                 entry = entry._replace(parent=position.head)
-            return await tx.write(replace(plan.batch, entry=entry, drop_claims_of=owner, dropped=len(keys)))
+            batch = replace(plan.batch, entry=entry, drop_claims_of=owner, dropped=len(keys))
+            await tx.write(batch)
+            return batch
 
         try:
-            plan.seq = await self.storage.write(self.namespace, work)
+            plan.batch = await self.storage.write(self.namespace, work)
         except ClaimsLost:
             raise Stale from None
         return plan

@@ -120,6 +120,7 @@ class Batch:
     that it has now: storage makes it current again instead of storing it twice. ``definitions`` (by type) raise the
     generation. ``drop_claims_of`` drops all claims of an owner; when ``dropped`` is given and they are not as many,
     :class:`ClaimsLost` is raised and nothing written. ``claims`` are inserted, or replaced where their key is held.
+    ``seq`` is set when it has been written: that of its entry, 0 without one.
     """
 
     entry: NewEntry | None = None
@@ -131,6 +132,7 @@ class Batch:
     claims: Sequence[Claim] = ()
     drop_claims_of: str | None = None
     dropped: int | None = None
+    seq: int = 0
 
 
 class StorageTransaction(Protocol):
@@ -221,9 +223,13 @@ class StorageTransaction(Protocol):
         """
         ...
 
-    async def write(self, batch: Batch) -> int:
-        """Write; returns the seq of the batch's entry (0 without one). Called at most once in a transaction,
-        last. New facts (``ordinal`` -1) get ordinals in the order of the batch."""
+    async def write(self, batch: Batch) -> None:
+        """Write. Called at most once in a transaction, last; a storage may put it off until the work has returned, and
+        commit by it. New facts (``ordinal`` -1) get ordinals in the order of the batch.
+
+        :raises ConflictError: two facts would have one singleton place.
+        :raises ClaimsLost: see :class:`Batch`.
+        """
         ...
 
 

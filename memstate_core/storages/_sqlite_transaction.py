@@ -298,10 +298,8 @@ class SQLiteTransaction:
         )
         write_fields(self._connection, self._namespace, [(fact, entries) for fact, _, entries in described])
 
-    async def write(self, batch: Batch) -> int:
-        seq = 0
-        if batch.entry is not None:
-            seq = self._write_entry(batch)
+    async def write(self, batch: Batch) -> None:
+        seq = batch.seq = 0 if batch.entry is None else self._write_entry(batch)
         if batch.changes:
             write_facts(self._connection, self._namespace, batch.changes, seq, batch.restores)
         if batch.savepoint is not None:
@@ -328,7 +326,6 @@ class SQLiteTransaction:
                     for claim in batch.claims
                 ],
             )
-        return seq
 
     def _write_entry(self, batch: Batch) -> int:
         entry = batch.entry

@@ -329,7 +329,7 @@ class _MemoryTransaction:
 
         self.staged.append((lay_down, ()))
 
-    async def write(self, batch: Batch) -> int:
+    async def write(self, batch: Batch) -> None:
         if batch.dropped is not None:
             held = sum(claim.owner == batch.drop_claims_of for claim in self._data.claims.values())
             if held != batch.dropped:
@@ -337,11 +337,11 @@ class _MemoryTransaction:
         seq = 0
         if batch.entry is not None:
             seq = self._seq_used = self._next_seq
+        batch.seq = seq
         changes = batch.changes if batch.restores else number(batch.changes, seq)
         if any(change.after is not None and change.after.singleton is not None for change in changes):
             self._check_places(changes)
         self.staged.append((_lay_down, (self._data, batch, changes, seq)))  # no closure: that would be a cycle
-        return seq
 
     def _check_places(self, changes: Sequence[FactChange]) -> None:
         """The uniqueness that a database would enforce by an index."""

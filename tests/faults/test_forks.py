@@ -75,7 +75,8 @@ def test_a_child_does_not_keep_its_parents_claims_alive(processes: ForkServer, t
     store = MemoryStore(SQLiteStorage(tmp_path / "memory.db"), [index])
     register(store)
     assert "parent" in index.scan()
-    assert store.recover().healed == ("parent",)
+    assert "parent" in (healed := store.recover().healed)
+    assert set(healed) <= {"parent", "child"}  # the child was killed at any moment of its own commits
     assert store.get("parent") is None
     assert not any(store.verify())
     assert inspection.claims(tmp_path / "memory.db") == []
