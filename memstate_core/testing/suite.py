@@ -16,6 +16,7 @@ from memstate_core.testing.going_back import (
 from memstate_core.testing.hook_transactions import TestBesideAHook, TestFailingHooks, TestInDoubt
 from memstate_core.testing.namespaces import TestNamespaces
 from memstate_core.testing.opening import TestClosing, TestReopening
+from memstate_core.testing.outbox import TestOutbox
 from memstate_core.testing.racing import TestRacing
 from memstate_core.testing.reading import TestGet, TestQuery, TestRandomQueries
 from memstate_core.testing.records import TestRecords
@@ -59,6 +60,7 @@ __all__ = [
     "TestMigrations",
     "TestModels",
     "TestNamespaces",
+    "TestOutbox",
     "TestOwners",
     "TestQuery",
     "TestRacing",
