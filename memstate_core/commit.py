@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 from memstate_core._bridge import Interruption, Runtime
 from memstate_core.changes import Decode, to_change
+from memstate_core.delivery import deferred
 from memstate_core.errors import HookError, HookTimeoutError
 from memstate_core.facts import Change, FactChange, StoredFact
 from memstate_core.hooks._adapter import HookAdapter
@@ -99,6 +100,7 @@ class Committer:
     namespace: str
     runtime: Runtime
     hooks: Sequence[HookAdapter]
+    deferred_hooks: Sequence[HookAdapter]
     decode: Decode
     recovery: Recovery
     lease: float
@@ -136,6 +138,8 @@ class Committer:
                 raise Stale  # it came to nothing that hooks want when it was planned; now they must take part
             if plan.position.claimed:
                 await refuse_held(tx, [*plan.claim_keys(), plan.session_key()])
+            if self.deferred_hooks:
+                plan.batch.deferred = deferred(self.deferred_hooks, plan.changes)
             await tx.write(plan.batch)
             return plan
 
@@ -192,7 +196,13 @@ class Committer:
             entry = plan.batch.entry
             if entry is not None and not plan.moves:
                 entry = entry._replace(parent=position.head)
-            batch = replace(plan.batch, entry=entry, drop_claims_of=owner, dropped=len(keys))
+            batch = replace(
+                plan.batch,
+                entry=entry,
+                drop_claims_of=owner,
+                dropped=len(keys),
+                deferred=deferred(self.deferred_hooks, plan.changes),
+            )
             await tx.write(batch)
             return batch
 

@@ -18,6 +18,7 @@ from memstate_core._bridge import Runtime
 from memstate_core.changes import Images, images_of, to_transaction
 from memstate_core.commit import Committer, Plan
 from memstate_core.definitions import Definitions
+from memstate_core.delivery import Deliverer
 from memstate_core.errors import HookError, ValidationFailed
 from memstate_core.facts import (
     UNSET,
@@ -82,11 +83,21 @@ class Engine:
         self.runtime = runtime
         self.registry = registry or SchemaRegistry(allow_unregistered=allow_unregistered)
         self.hooks: list[HookAdapter] = []
+        self._told_in_commits: list[HookAdapter] = []
         self.context = context
         self.clock = clock
         self.recovery = Recovery(storage, namespace, runtime, self.registry.decode, lease, claim_timeout)
+        self.deliverer = Deliverer(storage, namespace, runtime, self.registry.decode, self.recovery, lease)
         self.committer = Committer(
-            storage, namespace, runtime, self.hooks, self.registry.decode, self.recovery, lease, claim_timeout
+            storage,
+            namespace,
+            runtime,
+            self._told_in_commits,
+            self.deliverer.hooks,
+            self.registry.decode,
+            self.recovery,
+            lease,
+            claim_timeout,
         )
         self.definitions = Definitions(storage, namespace, self.registry)
         self._looked_for_doubt = True
@@ -94,6 +105,7 @@ class Engine:
     def add_hook(self, hook: HookAdapter) -> None:
         self.recovery.add(hook)
         self.hooks.append(hook)
+        (self.deliverer.hooks if hook.deferred else self._told_in_commits).append(hook)
         self._looked_for_doubt = False
 
     # Schemas
@@ -437,6 +449,11 @@ class Engine:
     async def reindex(self, hook: str | None) -> int:
         await self.ready()
         return await self.recovery.reindex(hook)
+
+    async def deliver(self, limit: int | None) -> int:
+        limit = count_or_none("limit", limit)
+        await self.ready()
+        return await self.deliverer.drain(limit)
 
 
 def _only(entry: Entry, fact_id: str) -> Entry:

@@ -219,7 +219,12 @@ class Recovery:
 
     async def _compare(self, hook: HookAdapter) -> Drift:
         assert hook.scan is not None
-        newest, claimed = await self.storage.read(self.namespace, _moment, snapshot=True)
+
+        async def moment(tx: StorageTransaction) -> tuple[int, set[str]]:
+            newest, moving = await _moment(tx)
+            return newest, moving | (await _undelivered(tx, hook.name) if hook.deferred else set())
+
+        newest, moving = await self.storage.read(self.namespace, moment, snapshot=True)
         try:
             indexed: dict[str, int] = dict(await self.runtime.call(hook.scan))
         except Exception as error:
@@ -228,11 +233,11 @@ class Recovery:
             ) from error
 
         async def look(tx: StorageTransaction) -> tuple[list[StoredFact], set[str]]:
-            _, claimed_now = await _moment(tx)
-            return await tx.select(Selection(decode=self.decode)), claimed_now | await _changed_since(tx, newest)
+            _, moving_now = await moment(tx)
+            return await tx.select(Selection(decode=self.decode)), moving_now | await _changed_since(tx, newest)
 
-        facts, moving = await self.storage.read(self.namespace, look, snapshot=True)
-        moving |= claimed  # what was being changed, or was changed, since the scan began may rightly differ
+        facts, moving_now = await self.storage.read(self.namespace, look, snapshot=True)
+        moving |= moving_now  # what was being changed, or was changed, since the scan began may rightly differ
         expected = {fact.id: fact.version for fact in facts if self._belongs(hook, fact)}
         return Drift(
             hook.name,
@@ -280,6 +285,12 @@ async def _moment(tx: StorageTransaction) -> tuple[int, set[str]]:
     """The newest transaction's seq, and the facts that are being changed."""
     newest = await tx.history(limit=1)
     return newest[0].seq if newest else 0, set(_fact_ids(await tx.claims()))
+
+
+async def _undelivered(tx: StorageTransaction, hook: str) -> set[str]:
+    """The facts of which a hook is still to be told."""
+    lanes = [state for state in await tx.lanes() if state.lane.hook == hook]
+    return {one.change.fact_id for state in lanes for one in await tx.deliveries(state.lane, state.pending)}
 
 
 async def _changed_since(tx: StorageTransaction, seq: int) -> set[str]:

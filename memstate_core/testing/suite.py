@@ -5,6 +5,7 @@ from __future__ import annotations
 from memstate_core.testing.blocks import TestBlock, TestInterference, TestSavepoints
 from memstate_core.testing.cancelling import TestCancelling
 from memstate_core.testing.claims import TestLeases, TestOwners
+from memstate_core.testing.delivering import TestDelivery
 from memstate_core.testing.going_back import (
     TestCheckout,
     TestConflicts,
@@ -47,6 +48,7 @@ __all__ = [
     "TestCommitModel",
     "TestConflicts",
     "TestDelete",
+    "TestDelivery",
     "TestExpectedVersion",
     "TestFacts",
     "TestFailingHooks",
