@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import time
 from collections import defaultdict
 from collections.abc import Sequence
 from functools import partial
@@ -142,6 +143,19 @@ class TestDelivery(StoreTests):
         first = [(Operation.COMMIT, (1, "1")), (Operation.UPDATE, (2, "2"))]
         assert told["a"] == [*first, (Operation.DELETE, None), (Operation.COMMIT, (2, "2"))]
         assert told["b"] == [*first, (Operation.UPDATE, (1, "1"))]
+
+    async def test_no_change_overtakes_one_that_failed(self, stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
+        index = Index()
+        store, hook = self.open(stores, index)
+        await store.commit(Fact("note", {"text": "1"}, id="n"))
+        hook.faults["apply"] = [Fault(1, act=raising(Away()))]
+        assert await store.deliver() == 0
+        await store.update("n", {"text": "2"})
+        assert await store.deliver() == 0
+        assert (index.entries, [lag.pending for lag in await store.lag()]) == ({}, [2])
+        monkeypatch.setattr("time.time", lambda now=time.time: now() + 3)
+        assert await store.deliver() == 2
+        await self.settled(store, index)
 
     async def test_changes_of_one_fact_are_delivered_as_one(self, stores: Stores) -> None:
         index = Index()
