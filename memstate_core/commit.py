@@ -116,9 +116,12 @@ class Committer:
         pause = 0.001
         while True:
             try:
-                if self.hooks:
-                    return await self._commit_with_hooks(planner)
-                return await self._commit_alone(planner)
+                if not self.hooks:
+                    return await self._commit_alone(planner)
+                plan = await self._commit_with_hooks(planner)
+                if plan.position.claimed:
+                    await self.recovery.heal_in_passing()  # what is claimed may be what a dead process left behind
+                return plan
             except Stale:
                 continue
             except Held as held:

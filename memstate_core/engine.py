@@ -7,7 +7,6 @@ event loop and no connection.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -19,7 +18,7 @@ from memstate_core.changes import Images, images_of, to_transaction
 from memstate_core.commit import Committer, Plan
 from memstate_core.definitions import Definitions
 from memstate_core.delivery import Deliverer
-from memstate_core.errors import HookError, ValidationFailed
+from memstate_core.errors import ValidationFailed
 from memstate_core.facts import (
     UNSET,
     Entry,
@@ -52,9 +51,6 @@ from memstate_core.values import check_identifier, check_range, check_text, coun
 
 OnConflict = Literal["raise", "keep"]
 ContextProvider = Callable[[], TransactionContext | None]
-
-
-logger = logging.getLogger("memstate")
 
 
 def now_utc() -> datetime:
@@ -127,11 +123,7 @@ class Engine:
             await self.definitions.publish()
         if not self._looked_for_doubt:
             self._looked_for_doubt = True
-            try:
-                await self.recovery.heal_abandoned()
-            except HookError:
-                # Reads do not need the index; a transaction on the facts in doubt tries again, and says so.
-                logger.warning("facts are still in doubt", exc_info=True)
+            await self.recovery.heal_in_passing()
 
     # Writing
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from memstate_core._bridge import Interruption, Runtime
 from memstate_core.changes import Decode
@@ -15,6 +16,10 @@ from memstate_core.facts import StoredFact
 from memstate_core.hooks._adapter import HookAdapter
 from memstate_core.owners import is_alive, is_gone, owning
 from memstate_core.protocols import Batch, Claim, Selection, Storage, StorageTransaction
+
+logger = logging.getLogger("memstate")
+
+_PAUSE: Final = 1.0  # seconds
 
 # So many facts are given to a hook at a time when an index is mended or rebuilt.
 _CHUNK = 500
@@ -60,6 +65,7 @@ class Recovery:
     lease: float
     claim_timeout: float
     _by_name: dict[str, HookAdapter] = field(default_factory=dict)
+    _pause_ends: float = 0.0
 
     def add(self, hook: HookAdapter) -> None:
         """Take a hook in; one whose name is taken gets a number, the same at every start."""
@@ -80,6 +86,19 @@ class Recovery:
         if mine:
             await self._heal(mine)
         return Recovered(_fact_ids(mine), _fact_ids(missing), tuple(self._unknown_hooks(missing)))
+
+    async def heal_in_passing(self) -> None:
+        """Heal what was left in doubt while something else is done, which must not fail for it.
+
+        A hook that fails is left alone for a while: whoever needs the facts themselves tries again, and is told.
+        """
+        if time.monotonic() < self._pause_ends:
+            return
+        try:
+            await self.heal_abandoned()
+        except HookError:
+            self._pause_ends = time.monotonic() + _PAUSE
+            logger.warning("facts are still in doubt", exc_info=True)
 
     async def heal(self, claims: Sequence[Claim]) -> bool:
         """Heal those claims that are abandoned; whether there were any, so that their keys are free now."""
