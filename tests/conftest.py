@@ -6,16 +6,16 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.servers import PostgresServer, RedisServer, postgres_server, redis_server
+from tests.servers import Databases, GivenRedis, RedisServer, shared_postgres, shared_redis
 
 
 @pytest.fixture(scope="session")
-def postgres() -> Iterator[PostgresServer]:
-    with postgres_server() as server:
+def postgres() -> Iterator[Databases]:
+    with shared_postgres() as server:
         yield server
 
 
 @pytest.fixture(scope="session")
-def redis() -> Iterator[RedisServer]:
-    with redis_server() as server:
+def redis() -> Iterator[GivenRedis | RedisServer]:
+    with shared_redis() as server:
         yield server

