@@ -249,7 +249,9 @@ class TestProxy:
             client = redis_py.Redis.from_url(broken.url, retry=None)
             client.ping()
             fault = broken.lose_reply()
-            pipeline = client.pipeline(transaction=True).set(key, "x" * 300_000).expire(key, 60)
+            pipeline = client.pipeline(transaction=True)
+            pipeline.set(key, "x" * 300_000)
+            pipeline.expire(key, 60)
             with pytest.raises(redis_py.ConnectionError):
                 pipeline.execute()
             fault.wait()
