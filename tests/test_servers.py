@@ -42,11 +42,11 @@ import contextlib, os, sys, time
 from tests.servers import pgbouncer, postgres_server, redis_server
 
 with postgres_server() as postgres, redis_server() as redis, pgbouncer(postgres.url) as bouncer:
+    if os.fork() == 0:
+        time.sleep(60)  # a fork, which holds whatever it held, lives on
+        os._exit(0)
     for server in (postgres, redis, bouncer):
         print(server.pid, server.place.directory, flush=True)
-    if os.fork() == 0:
-        time.sleep(60)  # and a fork of it, which holds whatever it held, lives on
-        os._exit(0)
     time.sleep(60)
 """
 
@@ -323,6 +323,18 @@ class TestWhatIsLeft:
             processes = [server.pid for server in servers]
         assert [state(pid) for pid in processes] == ["X", "X"]
         assert not any(server.place.directory.exists() for server in servers)
+
+    def test_a_fork_that_lives_on_delays_nothing(self) -> None:
+        with redis_server() as server:
+            fork = os.fork()
+            if fork == 0:
+                time.sleep(60)
+                os._exit(0)
+            started = time.monotonic()
+        os.kill(fork, signal.SIGKILL)
+        os.waitpid(fork, 0)
+        assert time.monotonic() - started < 5
+        assert not server.place.directory.exists()
 
     def test_no_shared_memory_after_a_kill(self) -> None:
         with postgres_server() as server:

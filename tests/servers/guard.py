@@ -1,7 +1,8 @@
 """Ends what one process started, and removes its directory, once that process is gone.
 
 ``python guard.py DIRECTORY`` reads ``+ID`` for a process that was started and ``-ID`` for one that ended, a line each,
-and acts when its standard input ends. A fork can hold that open for longer, so the parent is watched too.
+and acts on the line ``end`` or when its standard input ends. A fork can hold that open for longer, so the parent is
+watched too.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ def watch() -> set[int]:
             break
         *lines, unread = (unread + data).split(b"\n")
         for line in lines:
+            if line == b"end":
+                return running
             (running.add if line.startswith(b"+") else running.discard)(int(line[1:]))
     return running
 

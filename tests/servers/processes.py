@@ -105,9 +105,8 @@ class Place:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        assert self._guard.stdin is not None
-        self._guard.stdin.close()
-        self._guard.wait()
+        self._tell("end")
+        self._guard.communicate()
 
     def _identity(self) -> dict[str, Any]:
         if self.user is None:
