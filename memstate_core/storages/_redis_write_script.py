@@ -162,7 +162,7 @@ if plan.entry then
     field('seq', string.format('%.0f', number))
     field('h' .. session, head .. redo)
 end
-if plan.savepoint then field('p' .. plan.savepoint[1], plan.savepoint[2]) end
+if plan.savepoint then field(plan.savepoint[1], plan.savepoint[2]) end
 if plan.definitions then field('generation', string.format('%.0f', tonumber(now[4] or 0) + 1)) end
 each('HSET', meta, fields)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,6 @@ import pytest
 from memstate.backends.redis import AsyncRedisStorage, RedisStorage
 from memstate_core import AsyncInMemoryStorage, AsyncSQLiteStorage, InMemoryStorage, SQLiteStorage
 from memstate_core.testing import StorageFactory
-from tests.redis_servers import redis_server
 
 
 def _on_redis(kind: Any, url: str) -> StorageFactory:
@@ -40,16 +39,10 @@ SERVED: dict[str, Callable[[str], StorageFactory]] = {
 }
 
 
-@pytest.fixture(scope="session")
-def redis_url() -> Iterator[str]:
-    with redis_server() as server:
-        yield server.url
-
-
 @pytest.fixture(params=[*FACTORIES, *SERVED])
 def storages(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
     if request.param in SERVED:
-        return SERVED[request.param](request.getfixturevalue("redis_url"))
+        return SERVED[request.param](request.getfixturevalue("redis").url)
     return FACTORIES[request.param](tmp_path)
 
 
