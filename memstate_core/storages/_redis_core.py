@@ -1,7 +1,7 @@
 """How works are run on Redis: on what is believed first, verified when they write, and again when that was wrong.
 
-A work that keeps losing against others takes the lock of its namespace, which all writers respect, and which is held for
-no longer than that one transaction. Whoever holds it may die: the lock ends by itself, and the script that writes
+A work that keeps losing against others takes the lock of its namespace, which all writers respect, and which is held
+for no longer than that one transaction. Whoever holds it may die: the lock ends by itself, and the script that writes
 verifies it like everything else.
 """
 
@@ -24,7 +24,7 @@ from memstate_core.protocols import ClaimsLost, Work
 from memstate_core.storages._places import shared_place
 from memstate_core.storages._redis_errors import is_lost, is_no_script, is_passing, translated
 from memstate_core.storages._redis_known import Known, Namespaces, Slot
-from memstate_core.storages._redis_plan import plan_of, verification
+from memstate_core.storages._redis_plan import Plan, plan_of, verification
 from memstate_core.storages._redis_port import Port
 from memstate_core.storages._redis_schema import FORMAT, LOOK, migration
 from memstate_core.storages._redis_scripts import LOCK, UNLOCK, Script
@@ -77,7 +77,7 @@ class Core:
         if not snapshot:
             return await work(RedisTransaction(self, known, stamped=False))
         for attempt in range(_TRIES + 2):
-            result: T = await self._read_once(known, work)
+            result = await self._read_once(known, work)
             if result is not _AGAIN:
                 return result
             await self._pause(attempt)
@@ -96,7 +96,7 @@ class Core:
             if not tx.torn:
                 raise
             return _AGAIN  # type: ignore[no-any-return]
-        return _AGAIN if tx.torn else result  # type: ignore[no-any-return]
+        return _AGAIN if tx.torn else result
 
     async def write(self, namespace: str, work: Work[T]) -> T:
         known = await self._open(namespace)
@@ -116,30 +116,16 @@ class Core:
         self, known: Known, work: Work[T], lock: str | None, deadline: float, *, predicting: bool = False
     ) -> T:
         """Run a work and write what it wants; :data:`_AGAIN` when it was run on what does not hold."""
-        expected = known.expect_seq()
+        tx = RedisTransaction(self, known, writing=True, predicting=predicting)
         try:
-            tx = RedisTransaction(self, known, writing=True, predicting=predicting, seq=expected)
-            try:
-                result = await work(tx)
-            except Exception:
-                if tx.sure or await self._holds(known, tx, lock):
-                    raise
-                return _AGAIN  # type: ignore[no-any-return]
-            written = await self._write(known, tx, lock, deadline)
-        finally:
-            known.expected()
-        if written is None:
+            result = await work(tx)
+        except Exception:
+            if tx.sure or await self._holds(known, tx, lock):
+                raise
             return _AGAIN  # type: ignore[no-any-return]
-        if written in (0, expected):
-            return result
-        # Others wrote meanwhile. The work is told its true seq; it reads what it read before, and writes nothing.
-        try:
-            return await work(RedisTransaction(self, known, writing=True, replayed=tx, seq=written))
-        except Exception as error:
-            raise StorageError(
-                f"transaction tx-{written} was written, but what computes its result did something else when it was "
-                f"run again ({error!r}); selectors, validators and migrations must depend on their arguments only"
-            ) from error
+        if not await self._write(known, tx, lock, deadline):
+            return _AGAIN  # type: ignore[no-any-return]
+        return result
 
     async def _holds(self, known: Known, tx: RedisTransaction, lock: str | None) -> bool:
         """Whether all that a transaction was told is so, at one moment."""
@@ -149,17 +135,17 @@ class Core:
             return False
         return True
 
-    async def _write(self, known: Known, tx: RedisTransaction, lock: str | None, deadline: float) -> int | None:
-        """Write; the seq (0: none), or None when something was not as it was assumed to be."""
+    async def _write(self, known: Known, tx: RedisTransaction, lock: str | None, deadline: float) -> bool:
+        """Write; whether everything was as it was assumed to be, so that it has been written."""
         plan = plan_of(tx, lock)
         if plan is None:
-            return 0 if tx.sure or await self._holds(known, tx, lock) else None
-        answer = await self._send(known, plan[0], plan[1], deadline)
+            return tx.sure or await self._holds(known, tx, lock)
+        answer = await self._send(known, plan, deadline)
         verdict, _, rest = answer.decode().partition(" ")
         if verdict == "ok":
             seq, claimed, stamp = map(int, rest.split(" "))
             self._learn(known, tx, seq, bool(claimed), stamp)
-            return seq
+            return True
         if verdict == "lost":
             raise ClaimsLost
         if verdict == "taken":
@@ -172,13 +158,16 @@ class Core:
                 "read it again and decide anew"
             )
         await self._refused(known, answer)
-        return None
+        return False
 
     @staticmethod
     def _learn(known: Known, tx: RedisTransaction, seq: int, claimed: bool, stamp: int) -> None:
         batch = tx.batch
-        known.learn(stamp, claimed=claimed, seq=seq, raised=batch is not None and bool(batch.definitions))
-        if batch is not None and batch.entry is not None:
+        known.learn(stamp, claimed=claimed, raised=batch is not None and bool(batch.definitions))
+        if batch is None:
+            return
+        batch.seq = seq
+        if batch.entry is not None:
             head = seq if batch.entry.head is None else batch.entry.head
             known.learn_place(batch.entry.session_id, head, batch.entry.redo, stamp)
 
@@ -191,16 +180,20 @@ class Core:
         elif answer == b"late":
             raise StorageError(f"{self._name}: an attempt was overtaken by a later one of the same writer")
 
-    async def _send(self, known: Known, plan: bytes, values: Sequence[bytes], deadline: float) -> bytes:
+    async def _send(self, known: Known, plan: Plan, deadline: float) -> bytes:
         """Have the script carry out a plan, once, however often it must be asked."""
         slot = self._slots.pop() if self._slots else Slot(os.urandom(9).hex())
         pause = 0.0005
         while True:
             slot.attempt += 1
-            # Until its outcome is known the slot belongs to nobody else; when that stays unknown it is never used again.
+            # Until its outcome is known nobody else uses the slot; when that stays unknown it is never used again.
             try:
                 answer: bytes = await self._run(
-                    WRITE, self._write_keys(known, slot), (plan, slot.attempt, *values), deadline, writing=True
+                    WRITE,
+                    (*self._write_keys(known, slot), *map(known.keys.stream, plan.lanes)),
+                    (plan.text, slot.attempt, *plan.values),
+                    deadline,
+                    writing=True,
                 )
             except StorageError:
                 raise
@@ -233,6 +226,8 @@ class Core:
             keys.slot("" if slot is None else slot.name),
             keys.records,
             keys.definitions,
+            keys.lanes,
+            keys.outbox,
         )
 
     # The lock
@@ -272,7 +267,7 @@ class Core:
         """Reach the server, and refuse one that would lose facts."""
         self._check_open()
         if not self._reached:
-            await check_server(self._port(), self._name, lambda *command: self.plain(*command))
+            await check_server(self._name, self.plain)
             self._reached = True
 
     async def _open(self, namespace: str) -> Known:

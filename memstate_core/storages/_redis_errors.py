@@ -8,7 +8,7 @@ from redis import exceptions
 
 from memstate_core.errors import StorageError, UnavailableError
 
-# Replies of a server that is there but cannot serve for now, by their first word (some versions of the driver strip it).
+# Replies of a server that is there but cannot serve for now, by their first word (some drivers strip it).
 _PASSING: Final = ("LOADING", "BUSY", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "NOREPLICAS")
 _FULL: Final = ("OOM", "MISCONF")
 

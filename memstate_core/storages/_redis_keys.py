@@ -16,6 +16,9 @@ letter  looked for                                  found
 ``M``   mark                                        seq of a transaction
 ``c``   owner of a claim                            key of the claim
 ``r``   collection                                  key of a record
+``q``   lane                                        seq and fact id of a postponed delivery
+``a``   lane                                        the same, if it has failed before
+``d``   lane                                        the same, behind the time when it is due
 ======  ==========================================  =========================
 """
 
@@ -28,6 +31,7 @@ from urllib.parse import quote
 
 from memstate_core.facts import IndexEntry
 from memstate_core.filters import ABSENT, NUMBER, Range
+from memstate_core.protocols import Lane
 
 _SEQ_DIGITS: Final = 11
 
@@ -36,7 +40,7 @@ class Keys:
     """The keys of one namespace, encoded."""
 
     def __init__(self, prefix: str, namespace: str) -> None:
-        # Quoted, neither contains a brace, and no two names become one. An empty pair of braces would not be a hash tag.
+        # Quoted, neither contains a brace, and no two names become one. An empty pair of braces were no hash tag.
         self.base = f"{quote(prefix, safe='')}:{{{quote(namespace, safe='') or '%'}}}:"
         self.meta = self._key("meta")
         self.facts = self._key("facts")
@@ -47,6 +51,8 @@ class Keys:
         self.claims = self._key("claims")
         self.records = self._key("records")
         self.definitions = self._key("definitions")
+        self.lanes = self._key("lanes")
+        self.outbox = self._key("outbox")
         self.lock = self._key("lock")
         self.data = (
             self.meta,
@@ -58,10 +64,15 @@ class Keys:
             self.claims,
             self.records,
             self.definitions,
+            self.lanes,
+            self.outbox,
         )
 
     def _key(self, name: str) -> bytes:
         return f"{self.base}{name}".encode()
+
+    def stream(self, lane: Lane) -> bytes:
+        return self._key(f"lane:{quote(lane.hook, safe='')}:{lane.number}")
 
     def slot(self, name: str) -> bytes:
         return self._key(f"slot:{name}")
@@ -81,6 +92,10 @@ def session_key(session_id: str | None) -> str:
 def hex_of(seq: int) -> str:
     """A seq as texts that order as the numbers do; Lua's own numbers lose digits above 2**53."""
     return f"{seq:0{_SEQ_DIGITS}x}"
+
+
+def lane_key(lane: Lane) -> str:
+    return f"{lane.hook}\0{lane.number:02}"
 
 
 def span(letter: str, *looked_for: str) -> Span:

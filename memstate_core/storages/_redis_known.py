@@ -1,4 +1,4 @@
-"""What a process believes of a namespace, so that it need not ask before it writes; the script that writes checks it."""
+"""What a process believes of a namespace, so that it need not ask before it writes; what writes verifies it."""
 
 from __future__ import annotations
 
@@ -30,8 +30,6 @@ class Known:
         self._generation: int | None = None
         self._claimed = True
         self._stamp = -1
-        self._seq = 0
-        self._expected = 0
 
     def position(self, session_id: str | None) -> Position | None:
         """Where the session stands, if that is known."""
@@ -41,12 +39,9 @@ class Known:
                 return None
             return Position(place.head, place.redo, self._generation, self._claimed)
 
-    def learn(
-        self, stamp: int, *, claimed: bool, seq: int = 0, generation: int | None = None, raised: bool = False
-    ) -> None:
+    def learn(self, stamp: int, *, claimed: bool, generation: int | None = None, raised: bool = False) -> None:
         """Learn what an answer with this stamp says; ``raised``: it was a write that raised the generation."""
         with self._gate:
-            self._seq = max(self._seq, seq)
             if stamp < self._stamp:
                 return
             self._stamp = stamp
@@ -73,17 +68,6 @@ class Known:
             self._places.clear()
             self._generation = None
             self._stamp = -1
-
-    def expect_seq(self) -> int:
-        """The seq that a transaction written now will get, if no other process writes and ours arrive in order."""
-        with self._gate:
-            self._expected += 1
-            return self._seq + self._expected
-
-    def expected(self) -> None:
-        """An expectation has ended, whether it came true or not."""
-        with self._gate:
-            self._expected -= 1
 
 
 class Namespaces:

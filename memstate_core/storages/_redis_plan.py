@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic_core import to_json
 
 from memstate_core.facts import FactChange
-from memstate_core.protocols import Batch
+from memstate_core.protocols import Batch, Lane
 from memstate_core.storages._ordinals import ordinal
 from memstate_core.storages._redis_keys import hex_of, session_key
+from memstate_core.storages._redis_outbox import put_outbox
 from memstate_core.storages._redis_schema import FORMAT
 from memstate_core.storages._redis_transaction import RedisTransaction, record_field, savepoint_field
 from memstate_core.storages._redis_values import NOWHERE, claim_text, entry_tail, fact_body, where
@@ -44,19 +45,34 @@ def verification(tx: RedisTransaction, lock: str | None) -> bytes:
     return to_json(assumptions_of(tx, lock, strict=True))
 
 
-def plan_of(tx: RedisTransaction, lock: str | None) -> tuple[bytes, list[bytes]] | None:
-    """The plan as JSON, and the values of its records; None when there is nothing to write."""
+class Plan(NamedTuple):
+    """What to write, as JSON; the values of records, which need not be text; the lanes whose streams it uses."""
+
+    text: bytes
+    values: list[bytes]
+    lanes: list[Lane]
+
+
+def plan_of(tx: RedisTransaction, lock: str | None) -> Plan | None:
+    """The plan; None when there is nothing to write."""
     writes: dict[str, Any] = {}
-    values = _put_batch(writes, tx.batch) if tx.batch is not None else []
+    values: list[bytes] = []
+    lanes: list[Lane] = []
+    if tx.batch is not None:
+        _put_batch(writes, tx.batch)
+        values = _put_records(writes, tx.batch)
+        lanes = put_outbox(writes, tx.batch)
     if tx.described:
         writes["described"] = tx.described
+    if tx.lease is not None:
+        writes["lease"] = tx.lease
     if not writes:
         return None
-    return to_json({**assumptions_of(tx, lock, strict=tx.strict), **writes, "writes": True}), values
+    return Plan(to_json({**assumptions_of(tx, lock, strict=tx.strict), **writes, "writes": True}), values, lanes)
 
 
-def _put_batch(plan: dict[str, Any], batch: Batch) -> list[bytes]:
-    """Put what the batch writes into the plan; returns the values of records, which need not be text."""
+def _put_batch(plan: dict[str, Any], batch: Batch) -> None:
+    """Put what the batch writes into the plan, records and the outbox aside."""
     if batch.changes:
         ordinal(0, len(batch.changes) - 1)  # refuses more than there are ordinals for
         plan["changes"] = [_change(change) for change in batch.changes]
@@ -83,6 +99,10 @@ def _put_batch(plan: dict[str, Any], batch: Batch) -> list[bytes]:
             plan["dropped"] = batch.dropped
     if batch.claims:
         plan["claim"] = [(claim.key, claim.owner, claim_text(claim)) for claim in batch.claims]
+
+
+def _put_records(plan: dict[str, Any], batch: Batch) -> list[bytes]:
+    """Put records into the plan; returns their values."""
     values: list[bytes] = []
     if batch.records:
         last = {record_field(record.collection, record.key): record.value for record in batch.records}

@@ -49,7 +49,7 @@ class SyncPort:
         return answer, acknowledged
 
     async def sleep(self, seconds: float) -> None:
-        time.sleep(seconds)
+        time.sleep(seconds)  # noqa: ASYNC251 - on purpose
 
     async def disconnect(self) -> None:
         pool = getattr(self.client, "connection_pool", None)

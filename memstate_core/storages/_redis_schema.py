@@ -6,12 +6,12 @@ from typing import Final
 
 from memstate_core.storages._redis_scripts import Script
 
-# Each is the body of a script on the keys of ``Keys.data``; it runs whole or not at all, whoever of many processes comes
-# first. What was never written needs no conversion, so the first one has nothing to do.
+# Each is the body of a script on the keys of ``Keys.data``; it runs whole or not at all, whoever of many processes
+# comes first. What was never written needs no conversion, so the first one has nothing to do.
 MIGRATIONS: Final[list[str]] = [""]
 FORMAT: Final = len(MIGRATIONS)
 
-_TYPES: Final = ("hash", "hash", "hash", "hash", "zset", "hash", "hash", "hash", "hash")
+_TYPES: Final = ("hash", "hash", "hash", "hash", "zset", *("hash",) * 6)
 
 # KEYS Keys.data. The format (0: nothing was written yet), or a key that is not ours and what it is.
 LOOK: Final = Script(

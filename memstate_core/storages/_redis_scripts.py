@@ -41,10 +41,10 @@ FIELDS: Final = Script(f"{COMMON} return {{{_STAMP}, unpack(hmget(KEYS[2], ARGV)
 # KEYS meta, hash. All fields and values.
 WHOLE: Final = Script(f"local all = redis.call('HGETALL', KEYS[2]) return {{{_STAMP}, all}}")
 
-# KEYS meta, claims. ARGV the session. Generation, where the session stands, how many claims there are, the last seq.
+# KEYS meta, claims. ARGV the session. Generation, where the session stands, how many claims there are.
 POSITION: Final = Script("""
-local found = redis.call('HMGET', KEYS[1], 'stamp', 'generation', 'h' .. ARGV[1], 'seq')
-return {found[1] or '0', found[2] or '0', found[3] or '', redis.call('HLEN', KEYS[2]), found[4] or '0'}
+local found = redis.call('HMGET', KEYS[1], 'stamp', 'generation', 'h' .. ARGV[1])
+return {found[1] or '0', found[2] or '0', found[3] or '', redis.call('HLEN', KEYS[2])}
 """)
 
 # KEYS meta, facts, versions. ARGV ids. For each the fact and the highest version that it had before.
@@ -136,7 +136,7 @@ if tonumber(seq, 16) <= above then seq = '' end
 return {redis.call('HGET', KEYS[1], 'stamp') or '0', seq, entries, facts}
 """)
 
-# KEYS meta, journal, index. ARGV bounds, how many, how many bytes. The bound to go on from, pairs of seq and transaction.
+# KEYS meta, journal, index. ARGV bounds, how many, how many bytes. The bound to go on from, pairs of seq and entry.
 HISTORY: Final = Script("""
 local count, room = tonumber(ARGV[3]), tonumber(ARGV[4])
 local members = redis.call('ZREVRANGEBYLEX', KEYS[3], ARGV[2], ARGV[1], 'LIMIT', 0, count)
@@ -158,8 +158,8 @@ if answer[2] == '' and #members == count and count > 0 then answer[2] = '(' .. m
 return answer
 """)
 
-# KEYS meta, journal. ARGV the seq below which to begin ('' the newest), how many, how many bytes. The seq below which to
-# go on ('' at the end), pairs of seq and transaction.
+# KEYS meta, journal. ARGV the seq below which to begin ('' the newest), how many, how many bytes. The seq below which
+# to go on ('' at the end), pairs of seq and entry.
 JOURNAL: Final = Script("""
 local seq, count, room = tonumber(redis.call('HGET', KEYS[1], 'seq') or 0), tonumber(ARGV[2]), tonumber(ARGV[3])
 if ARGV[1] ~= '' then seq = math.min(seq, tonumber(ARGV[1]) - 1) end

@@ -9,14 +9,13 @@ from typing import Any, Final
 from redis import exceptions
 
 from memstate_core.errors import StorageError, UnavailableError
-from memstate_core.storages._redis_port import Port
 
 logger = logging.getLogger("memstate")
 
 _OLDEST: Final = (6, 2)
 
 
-async def check_server(port: Port, where: str, ask: Callable[..., Awaitable[Any]]) -> None:
+async def check_server(where: str, ask: Callable[..., Awaitable[Any]]) -> None:
     """Refuse a server that is too old, or that would forget facts to make room.
 
     :raises StorageError: it is one of these, and says so. A server that forbids INFO is taken as it is.
@@ -46,7 +45,7 @@ def _judge(where: str, policy: str) -> None:
             "set it to noeviction (CONFIG SET maxmemory-policy noeviction)"
         )
     logger.warning(
-        "%s has maxmemory-policy %s: when memory is short it forgets what a retried write came to; set it to noeviction",
+        "%s has maxmemory-policy %s, which forgets what a retried write came to; set it to noeviction",
         where,
         policy,
     )

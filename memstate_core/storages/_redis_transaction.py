@@ -8,10 +8,11 @@ from typing import Any, Final, Protocol, TypeVar
 from memstate_core.facts import UNSET, Entry, IndexEntry, StoredFact, Unset
 from memstate_core.filters import Range, sort_facts
 from memstate_core.intents import matches
-from memstate_core.protocols import Batch, Claim, Position, Record, Selection
+from memstate_core.protocols import Batch, Claim, Delivery, Lane, LaneState, Position, Record, Selection
+from memstate_core.storages import _redis_outbox as outbox
 from memstate_core.storages import _redis_scripts as scripts
 from memstate_core.storages._places import refuse_shared_places
-from memstate_core.storages._redis_keys import Span, hex_of, session_key, span, span_of_range
+from memstate_core.storages._redis_keys import Span, hex_of, lane_key, number_key, session_key, span, span_of_range
 from memstate_core.storages._redis_known import Known
 from memstate_core.storages._redis_scripts import CHUNK, Script
 from memstate_core.storages._redis_values import (
@@ -47,7 +48,6 @@ class RedisTransaction:
     :param stamped: all answers carry the stamp of the namespace, so that one can see whether they are of one moment.
     :param writing: what is read is remembered, to be verified when it is written.
     :param predicting: positions may be what was known before.
-    :param replayed: the transaction whose answers are given again, to a work that learns its true ``seq``.
     """
 
     def __init__(
@@ -58,8 +58,6 @@ class RedisTransaction:
         stamped: bool = True,
         writing: bool = False,
         predicting: bool = False,
-        replayed: RedisTransaction | None = None,
-        seq: int = 0,
     ) -> None:
         self._server = server
         self._keys = known.keys
@@ -67,13 +65,11 @@ class RedisTransaction:
         self._stamped = stamped
         self._writing = writing
         self._predicting = predicting
-        self._replayed = replayed
-        self._seq = seq
-        self._log: list[tuple[Any, ...]] = []
         self._facts: dict[str, StoredFact | None] = {}
         self._latest: dict[str, int] = {}
         self.batch: Batch | None = None
         self.described: list[tuple[str, str, str]] = []
+        self.lease: tuple[str, str, str] | None = None
         self.first_stamp: bytes | None = None
         # What was read, as the script that writes compares it.
         self.torn = False
@@ -97,15 +93,7 @@ class RedisTransaction:
 
     async def _ask(self, script: Script, keys: Sequence[bytes], *arguments: Any) -> list[Any]:
         """The answer without its stamp."""
-        request = (script, *arguments)
-        if self._replayed is not None:
-            asked, answer = self._replayed._log[len(self._log)]
-            if asked != request:
-                raise RuntimeError("the work asked something else when it was run again")
-        else:
-            answer = await self._server.call(script, keys, arguments)
-        if self._writing:
-            self._log.append((request, answer))
+        answer = await self._server.call(script, keys, arguments)
         if self.first_stamp is None:
             self.first_stamp = answer[0]
         elif answer[0] != self.first_stamp:
@@ -135,7 +123,7 @@ class RedisTransaction:
         if len(ids) == 1:
             raw = await self._server.plain(b"HGET", self._keys.facts, ids[0].encode())
             return {} if raw is None else {ids[0]: fact_of(ids[0], raw)[0]}
-        found = {}
+        found: dict[str, StoredFact] = {}
         for some in _chunks(ids):
             raws = await self._server.plain(b"HMGET", self._keys.facts, *_encoded(some))
             found.update((id_, fact_of(id_, raw)[0]) for id_, raw in zip(some, raws, strict=True) if raw is not None)
@@ -319,20 +307,16 @@ class RedisTransaction:
         key = session_key(session_id)
         if key in self.positions:
             return self.positions[key]
-        guess = None
-        if self._replayed is not None:
-            guess = self._replayed.guessed.get(key)
-        elif self._predicting:
-            guess = self._known.position(session_id)
+        guess = self._known.position(session_id) if self._predicting else None
         if guess is not None:
             self.guessed[key] = guess
             return self.positions.setdefault(key, guess)
         answer = await self._ask(scripts.POSITION, (self._keys.meta, self._keys.claims), key.encode())
-        generation, place, claims, seq = answer
+        generation, place, claims = answer
         head, redo = head_and_redo(place.decode()) if place else (0, 0)
         position = Position(head, redo, int(generation), claims > 0)
         stamp = int(self._last_stamp)
-        self._known.learn(stamp, claimed=position.claimed, seq=int(seq), generation=position.generation)
+        self._known.learn(stamp, claimed=position.claimed, generation=position.generation)
         self._known.learn_place(session_id, head, redo, stamp)
         return self.positions.setdefault(key, position)
 
@@ -396,9 +380,11 @@ class RedisTransaction:
         while limit is None or len(found) < limit:
             most = _COUNT if limit is None else min(_COUNT, max(limit - len(found), 1))
             answer = await self._history_piece(span_, following, most)
-            for entry in _entries(answer[1:]):
-                if (isinstance(session_id, Unset) or entry.session_id == session_id) and mark in (None, entry.mark):
-                    found.append(entry)
+            found += [
+                entry
+                for entry in _entries(answer[1:])
+                if (isinstance(session_id, Unset) or entry.session_id == session_id) and mark in (None, entry.mark)
+            ]
             if not answer[0]:
                 break
             following = answer[0]
@@ -417,6 +403,50 @@ class RedisTransaction:
     async def savepoint(self, session_id: str | None, name: str) -> int | None:
         (raw,) = await self._fields(self._keys.meta, [savepoint_field(session_id, name)])
         return None if raw is None else int(raw, 16)
+
+    # The outbox
+
+    async def lanes(self) -> list[LaneState]:
+        keys = self._keys
+        (answer,) = await self._ask(scripts.WHOLE, (keys.meta, keys.lanes))
+        used = sorted(outbox.lane_of_key(name.decode()) for name in answer[::2])
+        states = await self._ask(
+            outbox.STATES,
+            (keys.meta, keys.index, keys.outbox, keys.lanes, *map(keys.stream, used)),
+            *[lane_key(lane).encode() for lane in used],
+        )
+        found = [outbox.state_of(lane, state) for lane, state in zip(used, states, strict=True)]
+        return [state for state in found if state is not None]
+
+    async def deliveries(self, lane: Lane, limit: int) -> list[Delivery]:
+        keys = self._keys
+        fresh, postponed = await self._ask(
+            outbox.DELIVERIES,
+            (keys.meta, keys.index, keys.outbox, keys.stream(lane)),
+            *span("q", lane_key(lane)),
+            limit,
+        )
+        return outbox.deliveries_of(fresh, postponed)[:limit]
+
+    async def take_lane(
+        self, hooks: Sequence[str], owner: str, now: float, expires: float, *, gone: Sequence[str] = ()
+    ) -> Lane | None:
+        keys = self._keys
+        lanes = outbox.all_lanes(hooks)
+        found, lease = await self._ask(
+            outbox.FREE,
+            (keys.meta, keys.index, keys.lanes, *map(keys.stream, lanes)),
+            repr(now),
+            number_key(now),
+            len(gone),
+            *_encoded(gone),
+            *[lane_key(lane).encode() for lane in lanes],
+        )
+        if not found:
+            return None
+        taken: Lane = lanes[found - 1]
+        self.lease = lane_key(taken), lease.decode(), outbox.lease_text(owner, expires)
+        return taken
 
     # Records, claims and definitions
 
@@ -486,9 +516,8 @@ class RedisTransaction:
         refuse_shared_places((fact.id, place) for fact, place, _ in described)
         self.described += [(fact.id, place_text(place), fields_text(fields)) for fact, place, fields in described]
 
-    async def write(self, batch: Batch) -> int:
+    async def write(self, batch: Batch) -> None:
         self.batch = batch
-        return 0 if batch.entry is None else self._seq
 
 
 def savepoint_field(session_id: str | None, name: str) -> str:

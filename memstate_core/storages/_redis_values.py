@@ -1,9 +1,9 @@
 """What is in the hashes: texts whose parts are divided by NULs, which none of the parts but the last can contain.
 
-A fact is ``stamp version ordinal type session place fields source ts ephemeral schema_version payload``. The *stamp* is
-the number of the write that made it current, so that a fact which was changed and changed back is told from one that was
-not. ``fields`` are its index entries as a JSON list. A transaction is ``parent head session operation actor reason mark
-ts changes``, a claim ``owner expires hooks``.
+A fact is ``stamp version ordinal type session place fields source ts ephemeral schema_version payload``. The *stamp*
+is the number of the write that made it current, so that a fact which was changed and changed back is told from one
+that was not. ``fields`` are its index entries as a JSON list. A transaction is ``parent head session operation actor
+reason mark ts changes``, a claim ``owner expires hooks``.
 """
 
 from __future__ import annotations

@@ -3,13 +3,14 @@
 Nothing is written before everything is verified, and then only by commands that cannot fail: the first of them is one
 that Redis refuses when its memory is full, and once a script has written, Redis refuses it nothing more.
 
-KEYS are meta, facts, versions, places, index, journal, claims, lock, slot, records and definitions. ARGV are the plan as
-JSON, the number of the attempt and the values of records. The answer is one text:
+KEYS are meta, facts, versions, places, index, journal, claims, lock, slot, records, definitions, lanes and outbox, and
+the streams of the lanes that the plan speaks of. ARGV are the plan as JSON, the number of the attempt and the values of
+records. The answer is one text:
 
 =========================  ============================================================================
 ``ok seq claims stamp``    written (or verified, when there was nothing to write)
 ``stale``                  something is not as it was assumed to be
-``lost``                   the claims to be dropped are not as many as they were
+``lost``                   the claims to be dropped are not as many as they were, or the lane is another one's
 ``taken [place, id, id]``  two facts would have one singleton place
 ``locked``, ``unlocked``   another one has the lock; ours has ended
 ``format n``               the namespace has another format than ours
@@ -35,6 +36,7 @@ WRITE: Final = Script(
     + r"""
 local meta, facts, versions, places, index = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
 local journal, claims, lock, slot, records, definitions = KEYS[6], KEYS[7], KEYS[8], KEYS[9], KEYS[10], KEYS[11]
+local lanes, outbox = KEYS[12], KEYS[13]
 local plan, attempt = cjson.decode(ARGV[1]), tonumber(ARGV[2])
 
 local function each(command, key, list)
@@ -84,6 +86,10 @@ if plan.drop then
     for i, member in ipairs(dropped) do dropped[i] = string.sub(member, #start + 1) end
     if plan.dropped and plan.dropped ~= #dropped then return answer('lost') end
 end
+local settled = plan.settlement
+if settled and string.match(redis.call('HGET', lanes, settled.lane) or '', '^[^%z]*') ~= settled.owner then
+    return answer('lost')
+end
 if plan.stamp and (now[2] or '0') ~= plan.stamp then return answer('stale') end
 if plan.generation and tonumber(now[4] or 0) ~= plan.generation then return answer('stale') end
 if plan.unclaimed and claimed > 0 then return answer('stale') end
@@ -94,6 +100,7 @@ end
 for _, one in ipairs(plan.claims_seen or {}) do
     if (redis.call('HGET', claims, one[1]) or '') ~= one[2] then return answer('stale') end
 end
+if plan.lease and (redis.call('HGET', lanes, plan.lease[1]) or '') ~= plan.lease[2] then return answer('stale') end
 for _, one in ipairs(plan.places_seen or {}) do
     if (redis.call('HGET', places, one[1]) or '') ~= one[2] then return answer('stale') end
 end
@@ -138,6 +145,8 @@ for i, one in ipairs(plan.described or {}) do
 end
 if plan.records then redis.call('HLEN', records) end
 if plan.definitions then redis.call('HLEN', definitions) end
+if #KEYS > 13 then redis.call('HLEN', outbox) end
+for i = 14, #KEYS do redis.call('XLEN', KEYS[i]) end
 
 if not plan.writes then return 'ok 0 ' .. (claimed > 0 and 1 or 0) .. ' ' .. (now[2] or '0') end
 
@@ -268,6 +277,58 @@ for _, one in ipairs(plan.records or {}) do
         redis.call('ZREM', index, 'r' .. name)
     end
 end
+local places_in = {}
+for _, one in ipairs(plan.deferred or {}) do
+    local stream, lane, delivery = KEYS[13 + one[1]], one[2], one[3]
+    if not places_in[stream] then redis.call('HSETNX', lanes, lane, '') end
+    places_in[stream] = (places_in[stream] or 0) + 1
+    redis.call('XADD', stream, string.format('%.0f-%d', number, places_in[stream]), 'd', delivery)
+end
+if plan.lease then redis.call('HSET', lanes, plan.lease[1], plan.lease[3]) end
+if settled then
+    -- What was postponed is in the outbox, under its seq and fact; what was not is in the stream, in order.
+    local lane, stream, wanted, missing = settled.lane, KEYS[14], {}, {}
+    for _, one in ipairs(settled.over) do
+        local this = one[1] .. one[2]
+        local name = lane .. '\0' .. this
+        local known = redis.call('HGET', outbox, name)
+        if known then
+            local due = string.match(known, '^[^%z]*%z([^%z]*)%z')
+            redis.call('HDEL', outbox, name)
+            redis.call('ZREM', index, 'q' .. name, 'a' .. name, 'd' .. lane .. '\0' .. due .. this)
+        else
+            if not wanted[one[1]] then
+                wanted[one[1]] = {}
+                missing[#missing + 1] = one[1]
+            end
+            wanted[one[1]][one[2]] = true
+        end
+    end
+    for _, hex in ipairs(missing) do
+        local which, decimal = wanted[hex], string.format('%.0f', tonumber(hex, 16))
+        local from = decimal .. '-0'
+        while from and next(which) do
+            local some = redis.call('XRANGE', stream, from, decimal, 'COUNT', 200)
+            from = #some == 200 and '(' .. some[200][1]
+            for _, entry in ipairs(some) do
+                local id = string.match(entry[2][2], '^[^%z]*')
+                if which[id] then
+                    which[id] = nil
+                    redis.call('XDEL', stream, entry[1])
+                end
+            end
+        end
+    end
+    for _, one in ipairs(settled.postponed) do
+        local this, due, text, failed = unpack(one)
+        local name = lane .. '\0' .. this
+        redis.call('HSET', outbox, name, text)
+        add('q' .. name)
+        add('d' .. lane .. '\0' .. due .. this)
+        if failed then add('a' .. name) end
+    end
+    redis.call('HSET', lanes, lane, settled.lease)
+end
 each('ZADD', index, added)
 each('HSET', definitions, plan.definitions or {})
 if plan.lock then redis.call('DEL', lock) end
@@ -279,7 +340,7 @@ return answer('ok ' .. (plan.entry and string.format('%.0f', number) or '0') .. 
 # KEYS slot. ARGV the number of the attempt. What it came to; when it was not made, it never will be any more.
 ABANDON: Final = Script(
     f"local REMEMBERED = {REMEMBERED}"
-    + r"""
+    r"""
 local known = redis.call('GET', KEYS[1])
 if known then
     local number, text = string.match(known, '^(%d+) (.*)$')

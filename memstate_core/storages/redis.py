@@ -4,8 +4,8 @@ A transaction is one script on the server, which verifies what the transaction w
 it: whole, or not at all. A transaction that reads nothing is one round trip.
 
 What returned survives the death of this process. Whether it survives the death of the server is for the server's
-settings to say: with ``appendonly yes`` and ``appendfsync always`` it does, with ``everysec`` the last second may be lost,
-with snapshots alone all since the last one. A failover may lose what the new master had not received:
+settings to say: with ``appendonly yes`` and ``appendfsync always`` it does, with ``everysec`` the last second may be
+lost, with snapshots alone all since the last one. A failover may lose what the new master had not received:
 ``wait_replicas=`` waits until so many replicas have it, ``min-replicas-to-write`` keeps a master without replicas from
 taking writes, and neither makes Redis a consensus system.
 """
