@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import functools
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from memstate.backends.redis import AsyncRedisStorage, RedisStorage
 from memstate_core import AsyncInMemoryStorage, AsyncSQLiteStorage, InMemoryStorage, SQLiteStorage
 from memstate_core.testing import StorageFactory
+
+
+def _on_redis(kind: Any, url: str) -> StorageFactory:
+    """Every test has a prefix of its own on one server."""
+    prefix = uuid.uuid4().hex
+    return StorageFactory(lambda name: kind(url, prefix=f"{prefix}-{name}"), persistent=True)
+
 
 FACTORIES: dict[str, Callable[[Path], StorageFactory]] = {
     "memory-sync": lambda _: StorageFactory(lambda _: InMemoryStorage(), persistent=False),
@@ -23,10 +33,16 @@ FACTORIES: dict[str, Callable[[Path], StorageFactory]] = {
     "sqlite-memory-sync": lambda _: StorageFactory(lambda _: SQLiteStorage(":memory:"), persistent=False),
     "sqlite-memory-async": lambda _: StorageFactory(lambda _: AsyncSQLiteStorage(":memory:"), persistent=False),
 }
+SERVED: dict[str, Callable[[str], StorageFactory]] = {
+    "redis-sync": functools.partial(_on_redis, RedisStorage),
+    "redis-async": functools.partial(_on_redis, AsyncRedisStorage),
+}
 
 
-@pytest.fixture(params=FACTORIES)
+@pytest.fixture(params=[*FACTORIES, *SERVED])
 def storages(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
+    if request.param in SERVED:
+        return SERVED[request.param](request.getfixturevalue("redis").url)
     return FACTORIES[request.param](tmp_path)
 
 
