@@ -106,9 +106,8 @@ class RedisTransaction:
 
     def _take(self, fact_id: str, raw: bytes | None, latest: bytes | None) -> StoredFact | None:
         fact, stamp = (None, "") if raw is None else fact_of(fact_id, raw)
-        if fact_id in self.seen and self.seen[fact_id] != stamp:
-            self.torn = True
-        self.seen[fact_id] = stamp
+        if self.seen.setdefault(fact_id, stamp) != stamp:
+            self.torn = True  # and what was seen first will be found wrong
         self._facts[fact_id] = fact
         self._latest[fact_id] = int(latest or 0)
         return fact
@@ -162,7 +161,7 @@ class RedisTransaction:
             )
             for number, place in enumerate(some):
                 id_, raw, latest = answer[3 * number : 3 * number + 3]
-                self.places_seen[place_text(place)] = (id_ or b"").decode()
+                self.places_seen.setdefault(place_text(place), (id_ or b"").decode())
                 fact = self._take(id_.decode(), raw, latest) if id_ is not None else None
                 if fact is not None:
                     found[place] = fact
@@ -498,7 +497,8 @@ class RedisTransaction:
         else:
             names = list(keys)
             raws = await self._fields(self._keys.claims, names)
-        self.claims_seen.update((name, raw or b"") for name, raw in zip(names, raws, strict=True))
+        for name, raw in zip(names, raws, strict=True):
+            self.claims_seen.setdefault(name, raw or b"")
         return [claim_of(name, raw) for name, raw in zip(names, raws, strict=True) if raw is not None]
 
     async def definitions(self) -> dict[str, str]:
