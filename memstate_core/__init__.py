@@ -2,6 +2,7 @@
 
 from memstate_core.async_store import AsyncMemoryStore
 from memstate_core.async_transaction_block import AsyncTransactionBlock
+from memstate_core.delivery import Lag
 from memstate_core.embedding import LexicalEmbedder
 from memstate_core.errors import (
     BusyError,
@@ -55,6 +56,7 @@ __all__ = [
     "HookTimeoutError",
     "ImmutableError",
     "InMemoryStorage",
+    "Lag",
     "LexicalEmbedder",
     "MemStateError",
     "MemoryStore",

@@ -13,6 +13,7 @@ from memstate_core import moves, search
 from memstate_core._bridge import AsyncRuntime
 from memstate_core.async_transaction_block import AsyncTransactionBlock
 from memstate_core.block import Block, plain, record_deletion, record_write
+from memstate_core.delivery import Lag
 from memstate_core.engine import ContextProvider, OnConflict, now_utc
 from memstate_core.facts import (
     UNSET,
@@ -23,6 +24,7 @@ from memstate_core.facts import (
     Transaction,
     Unset,
 )
+from memstate_core.hooks._adapter import DeliveryMode
 from memstate_core.intents import Selector
 from memstate_core.moves import Target
 from memstate_core.protocols import Record, Storage
@@ -50,6 +52,7 @@ class AsyncMemoryStore(StoreBase):
         clock: Callable[[], datetime] = now_utc,
         claim_timeout: float = 10.0,
         lease: float = 30.0,
+        delivery: DeliveryMode = "commit",
     ) -> None:
         super().__init__(
             AsyncRuntime(),
@@ -62,6 +65,7 @@ class AsyncMemoryStore(StoreBase):
             clock,
             claim_timeout,
             lease,
+            delivery,
         )
 
     # Writing
@@ -311,6 +315,16 @@ class AsyncMemoryStore(StoreBase):
     async def reindex(self, hook: str | None = None) -> int:
         """Same as :meth:`MemoryStore.reindex`, awaited."""
         return await self._use().reindex(hook)
+
+    # Deferred delivery
+
+    async def deliver(self, limit: int | None = None) -> int:
+        """Same as :meth:`MemoryStore.deliver`, awaited."""
+        return await self._use().deliver(limit)
+
+    async def lag(self) -> list[Lag]:
+        """Same as :meth:`MemoryStore.lag`, awaited."""
+        return await self._use().deliverer.lag()
 
     # Opening and closing
 

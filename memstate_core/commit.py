@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 from memstate_core._bridge import Interruption, Runtime
 from memstate_core.changes import Decode, to_change
+from memstate_core.delivery import deferred
 from memstate_core.errors import HookError, HookTimeoutError
 from memstate_core.facts import Change, FactChange, StoredFact
 from memstate_core.hooks._adapter import HookAdapter
@@ -46,7 +47,11 @@ class Plan:
     session_id: str | None
     batch: Batch
     ids_are_new: bool = False
-    seq: int = 0
+
+    @property
+    def seq(self) -> int:
+        """The transaction's, once it has been written; 0 when there was nothing to write."""
+        return self.batch.seq
 
     @property
     def changes(self) -> Sequence[FactChange]:
@@ -95,6 +100,7 @@ class Committer:
     namespace: str
     runtime: Runtime
     hooks: Sequence[HookAdapter]
+    deferred_hooks: Sequence[HookAdapter]
     decode: Decode
     recovery: Recovery
     lease: float
@@ -110,9 +116,12 @@ class Committer:
         pause = 0.001
         while True:
             try:
-                if self.hooks:
-                    return await self._commit_with_hooks(planner)
-                return await self._commit_alone(planner)
+                if not self.hooks:
+                    return await self._commit_alone(planner)
+                plan = await self._commit_with_hooks(planner)
+                if plan.position.claimed:
+                    await self.recovery.heal_in_passing()  # what is claimed may be what a dead process left behind
+                return plan
             except Stale:
                 continue
             except Held as held:
@@ -132,7 +141,9 @@ class Committer:
                 raise Stale  # it came to nothing that hooks want when it was planned; now they must take part
             if plan.position.claimed:
                 await refuse_held(tx, [*plan.claim_keys(), plan.session_key()])
-            plan.seq = await tx.write(plan.batch)
+            if self.deferred_hooks:
+                plan.batch.deferred = deferred(self.deferred_hooks, plan.changes)
+            await tx.write(plan.batch)
             return plan
 
         return await self.storage.write(self.namespace, work)
@@ -181,17 +192,25 @@ class Committer:
     async def _decide(self, plan: Plan, owner: str) -> Plan:
         keys = plan.claim_keys()
 
-        async def work(tx: StorageTransaction) -> int:
+        async def work(tx: StorageTransaction) -> Batch:
             position = await tx.position(plan.session_id)
             if position.generation != plan.position.generation or (plan.moves and position.head != plan.position.head):
                 raise Stale
             entry = plan.batch.entry
             if entry is not None and not plan.moves:
                 entry = entry._replace(parent=position.head)
-            return await tx.write(replace(plan.batch, entry=entry, drop_claims_of=owner, dropped=len(keys)))
+            batch = replace(
+                plan.batch,
+                entry=entry,
+                drop_claims_of=owner,
+                dropped=len(keys),
+                deferred=deferred(self.deferred_hooks, plan.changes),
+            )
+            await tx.write(batch)
+            return batch
 
         try:
-            plan.seq = await self.storage.write(self.namespace, work)
+            plan.batch = await self.storage.write(self.namespace, work)
         except ClaimsLost:
             raise Stale from None
         return plan

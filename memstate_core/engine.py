@@ -7,7 +7,6 @@ event loop and no connection.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Literal
@@ -18,7 +17,8 @@ from memstate_core._bridge import Runtime
 from memstate_core.changes import Images, images_of, to_transaction
 from memstate_core.commit import Committer, Plan
 from memstate_core.definitions import Definitions
-from memstate_core.errors import HookError, ValidationFailed
+from memstate_core.delivery import Deliverer
+from memstate_core.errors import ValidationFailed
 from memstate_core.facts import (
     UNSET,
     Entry,
@@ -53,9 +53,6 @@ OnConflict = Literal["raise", "keep"]
 ContextProvider = Callable[[], TransactionContext | None]
 
 
-logger = logging.getLogger("memstate")
-
-
 def now_utc() -> datetime:
     return datetime.now(UTC)
 
@@ -82,11 +79,21 @@ class Engine:
         self.runtime = runtime
         self.registry = registry or SchemaRegistry(allow_unregistered=allow_unregistered)
         self.hooks: list[HookAdapter] = []
+        self._told_in_commits: list[HookAdapter] = []
         self.context = context
         self.clock = clock
         self.recovery = Recovery(storage, namespace, runtime, self.registry.decode, lease, claim_timeout)
+        self.deliverer = Deliverer(storage, namespace, runtime, self.registry.decode, self.recovery, lease)
         self.committer = Committer(
-            storage, namespace, runtime, self.hooks, self.registry.decode, self.recovery, lease, claim_timeout
+            storage,
+            namespace,
+            runtime,
+            self._told_in_commits,
+            self.deliverer.hooks,
+            self.registry.decode,
+            self.recovery,
+            lease,
+            claim_timeout,
         )
         self.definitions = Definitions(storage, namespace, self.registry)
         self._looked_for_doubt = True
@@ -94,6 +101,7 @@ class Engine:
     def add_hook(self, hook: HookAdapter) -> None:
         self.recovery.add(hook)
         self.hooks.append(hook)
+        (self.deliverer.hooks if hook.deferred else self._told_in_commits).append(hook)
         self._looked_for_doubt = False
 
     # Schemas
@@ -115,11 +123,7 @@ class Engine:
             await self.definitions.publish()
         if not self._looked_for_doubt:
             self._looked_for_doubt = True
-            try:
-                await self.recovery.heal_abandoned()
-            except HookError:
-                # Reads do not need the index; a transaction on the facts in doubt tries again, and says so.
-                logger.warning("facts are still in doubt", exc_info=True)
+            await self.recovery.heal_in_passing()
 
     # Writing
 
@@ -438,6 +442,11 @@ class Engine:
     async def reindex(self, hook: str | None) -> int:
         await self.ready()
         return await self.recovery.reindex(hook)
+
+    async def deliver(self, limit: int | None) -> int:
+        limit = count_or_none("limit", limit)
+        await self.ready()
+        return await self.deliverer.drain(limit)
 
 
 def _only(entry: Entry, fact_id: str) -> Entry:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
+from typing import Any, Final, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 from memstate_core.facts import (
     UNSET,
@@ -114,6 +115,72 @@ class Record(NamedTuple):
     value: bytes
 
 
+class Lane(NamedTuple):
+    """A part of a hook's outbox. All changes of one fact go through one lane, in order; see :func:`lane_of`."""
+
+    hook: str
+    number: int
+
+
+# So many workers can deliver to one hook at a time. Fixed: entries of one fact must stay in one lane.
+LANES: Final = 16
+
+
+def lane_of(hook: str, fact_id: str) -> Lane:
+    return Lane(hook, zlib.crc32(fact_id.encode()) % LANES)
+
+
+class Deferred(NamedTuple):
+    """A change of the batch that is put into the outbox; ``at`` is Unix time in seconds."""
+
+    lane: Lane
+    change: ChangedVersions
+    at: float
+
+
+class Delivery(NamedTuple):
+    """A change in the outbox, still to be delivered.
+
+    ``seq`` is that of its transaction, ``at`` when it was put in, ``attempts`` how often its delivery failed, ``due``
+    when it may be tried again (both Unix time in seconds; 0: at once), ``error`` what the last attempt ended with.
+    """
+
+    seq: int
+    change: ChangedVersions
+    at: float
+    attempts: int = 0
+    due: float = 0.0
+    error: str | None = None
+
+
+class LaneState(NamedTuple):
+    """How a lane stands: how many deliveries it has, the oldest one, who holds it until when (Unix time in seconds).
+
+    ``failing`` is how many of them have failed before. A lane without deliveries and without an owner is not there.
+    """
+
+    lane: Lane
+    pending: int
+    oldest: Delivery | None
+    failing: int
+    owner: str | None
+    expires: float
+
+
+class Settlement(NamedTuple):
+    """What came of the deliveries of a lane that ``owner`` holds.
+
+    ``delivered`` are removed; ``postponed`` get the attempts, due and error that they have here. ``expires`` is the new
+    end of the lease, or 0 to let the lane go.
+    """
+
+    lane: Lane
+    owner: str
+    expires: float
+    delivered: Sequence[Delivery] = ()
+    postponed: Sequence[Delivery] = ()
+
+
 @dataclass(slots=True)
 class Batch:
     """All that one storage transaction writes, in this order of meaning.
@@ -122,6 +189,9 @@ class Batch:
     that it has now: storage makes it current again instead of storing it twice. ``definitions`` (by type) raise the
     generation. ``drop_claims_of`` drops all claims of an owner; when ``dropped`` is given and they are not as many,
     :class:`ClaimsLost` is raised and nothing written. ``claims`` are inserted, or replaced where their key is held.
+    ``deferred`` goes to the outbox with the entry's seq; ``settlement`` raises :class:`ClaimsLost` when its owner does
+    not hold the lane any more (a lease that has ended but was not taken over is still held).
+    ``seq`` is set when it has been written: that of its entry, 0 without one.
     """
 
     entry: NewEntry | None = None
@@ -133,6 +203,9 @@ class Batch:
     claims: Sequence[Claim] = ()
     drop_claims_of: str | None = None
     dropped: int | None = None
+    deferred: Sequence[Deferred] = ()
+    settlement: Settlement | None = None
+    seq: int = 0
 
 
 class StorageTransaction(Protocol):
@@ -205,6 +278,25 @@ class StorageTransaction(Protocol):
         """Records with ``start <= key < end`` by code point, descending when ``reverse``."""
         ...
 
+    # The outbox
+    async def lanes(self) -> list[LaneState]:
+        """All lanes that have deliveries or an owner, by hook and number."""
+        ...
+
+    async def deliveries(self, lane: Lane, limit: int) -> list[Delivery]:
+        """The oldest deliveries of a lane, in the order of their transactions."""
+        ...
+
+    async def take_lane(
+        self, hooks: Sequence[str], owner: str, now: float, expires: float, *, gone: Sequence[str] = ()
+    ) -> Lane | None:
+        """Lease a lane of one of ``hooks`` that has something due now and that nobody holds, the one with the oldest
+        first; None: there is none. A lane whose lease has ended, or whose owner is in ``gone``, is held by nobody.
+
+        A write, and the only one of its transaction. Two workers never get one lane.
+        """
+        ...
+
     # Claims and definitions
     async def claims(self, keys: Sequence[str] | None = None) -> list[Claim]:
         """The claims on ``keys``, or all of the namespace."""
@@ -223,9 +315,13 @@ class StorageTransaction(Protocol):
         """
         ...
 
-    async def write(self, batch: Batch) -> int:
-        """Write; returns the seq of the batch's entry (0 without one). Called at most once in a transaction,
-        last. New facts (``ordinal`` -1) get ordinals in the order of the batch."""
+    async def write(self, batch: Batch) -> None:
+        """Write. Called at most once in a transaction, last; a storage may put it off until the work has returned, and
+        commit by it. New facts (``ordinal`` -1) get ordinals in the order of the batch.
+
+        :raises ConflictError: two facts would have one singleton place.
+        :raises ClaimsLost: see :class:`Batch`.
+        """
         ...
 
 
@@ -300,13 +396,18 @@ class ScanningHook(Protocol):
 
 
 __all__ = [
+    "LANES",
     "Batch",
     "Change",
     "ChangedVersions",
     "Claim",
     "Decode",
+    "Deferred",
+    "Delivery",
     "Entry",
     "Hook",
+    "Lane",
+    "LaneState",
     "NewEntry",
     "Position",
     "PreparingHook",
@@ -318,7 +419,9 @@ __all__ = [
     "SearchResult",
     "SearchingHook",
     "Selection",
+    "Settlement",
     "Storage",
     "StorageTransaction",
     "Work",
+    "lane_of",
 ]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from memstate_core._bridge import Interruption, Runtime
 from memstate_core.changes import Decode
@@ -15,6 +16,10 @@ from memstate_core.facts import StoredFact
 from memstate_core.hooks._adapter import HookAdapter
 from memstate_core.owners import is_alive, is_gone, owning
 from memstate_core.protocols import Batch, Claim, Selection, Storage, StorageTransaction
+
+logger = logging.getLogger("memstate")
+
+_PAUSE: Final = 1.0  # seconds
 
 # So many facts are given to a hook at a time when an index is mended or rebuilt.
 _CHUNK = 500
@@ -60,6 +65,7 @@ class Recovery:
     lease: float
     claim_timeout: float
     _by_name: dict[str, HookAdapter] = field(default_factory=dict)
+    _pause_ends: float = 0.0
 
     def add(self, hook: HookAdapter) -> None:
         """Take a hook in; one whose name is taken gets a number, the same at every start."""
@@ -80,6 +86,19 @@ class Recovery:
         if mine:
             await self._heal(mine)
         return Recovered(_fact_ids(mine), _fact_ids(missing), tuple(self._unknown_hooks(missing)))
+
+    async def heal_in_passing(self) -> None:
+        """Heal what was left in doubt while something else is done, which must not fail for it.
+
+        A hook that fails is left alone for a while: whoever needs the facts themselves tries again, and is told.
+        """
+        if time.monotonic() < self._pause_ends:
+            return
+        try:
+            await self.heal_abandoned()
+        except HookError:
+            self._pause_ends = time.monotonic() + _PAUSE
+            logger.warning("facts are still in doubt", exc_info=True)
 
     async def heal(self, claims: Sequence[Claim]) -> bool:
         """Heal those claims that are abandoned; whether there were any, so that their keys are free now."""
@@ -219,7 +238,12 @@ class Recovery:
 
     async def _compare(self, hook: HookAdapter) -> Drift:
         assert hook.scan is not None
-        newest, claimed = await self.storage.read(self.namespace, _moment, snapshot=True)
+
+        async def moment(tx: StorageTransaction) -> tuple[int, set[str]]:
+            newest, moving = await _moment(tx)
+            return newest, moving | (await _undelivered(tx, hook.name) if hook.deferred else set())
+
+        newest, moving = await self.storage.read(self.namespace, moment, snapshot=True)
         try:
             indexed: dict[str, int] = dict(await self.runtime.call(hook.scan))
         except Exception as error:
@@ -228,11 +252,11 @@ class Recovery:
             ) from error
 
         async def look(tx: StorageTransaction) -> tuple[list[StoredFact], set[str]]:
-            _, claimed_now = await _moment(tx)
-            return await tx.select(Selection(decode=self.decode)), claimed_now | await _changed_since(tx, newest)
+            _, moving_now = await moment(tx)
+            return await tx.select(Selection(decode=self.decode)), moving_now | await _changed_since(tx, newest)
 
-        facts, moving = await self.storage.read(self.namespace, look, snapshot=True)
-        moving |= claimed  # what was being changed, or was changed, since the scan began may rightly differ
+        facts, moving_now = await self.storage.read(self.namespace, look, snapshot=True)
+        moving |= moving_now  # what was being changed, or was changed, since the scan began may rightly differ
         expected = {fact.id: fact.version for fact in facts if self._belongs(hook, fact)}
         return Drift(
             hook.name,
@@ -280,6 +304,12 @@ async def _moment(tx: StorageTransaction) -> tuple[int, set[str]]:
     """The newest transaction's seq, and the facts that are being changed."""
     newest = await tx.history(limit=1)
     return newest[0].seq if newest else 0, set(_fact_ids(await tx.claims()))
+
+
+async def _undelivered(tx: StorageTransaction, hook: str) -> set[str]:
+    """The facts of which a hook is still to be told."""
+    lanes = [state for state in await tx.lanes() if state.lane.hook == hook]
+    return {one.change.fact_id for state in lanes for one in await tx.deliveries(state.lane, state.pending)}
 
 
 async def _changed_since(tx: StorageTransaction, seq: int) -> set[str]:

@@ -74,6 +74,8 @@ async def _ranked(
     while True:
         # What is being changed before or after the index is asked may be in it otherwise than it is committed.
         claimed = await engine.storage.read(engine.namespace, _claimed)
+        if claimed:
+            await engine.recovery.heal_in_passing()
         found: Sequence[SearchResult] = await _ask(engine, hook, query, wanted, scope)
 
         async def read(

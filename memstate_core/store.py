@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from memstate_core import moves, search
 from memstate_core._bridge import SyncRuntime, run
 from memstate_core.block import Block, plain, record_deletion, record_write
+from memstate_core.delivery import Lag
 from memstate_core.engine import ContextProvider, OnConflict, now_utc
 from memstate_core.facts import (
     UNSET,
@@ -22,6 +23,7 @@ from memstate_core.facts import (
     Transaction,
     Unset,
 )
+from memstate_core.hooks._adapter import DeliveryMode
 from memstate_core.intents import Selector
 from memstate_core.moves import Target
 from memstate_core.protocols import Record, Storage
@@ -44,6 +46,8 @@ class MemoryStore(StoreBase):
     :param clock: the time, as an aware datetime.
     :param claim_timeout: seconds to wait for a transaction of another store that holds the same facts.
     :param lease: seconds for which a transaction with hooks owns its facts; renewed as long as it lives.
+    :param delivery: ``"commit"``: the hooks take part in every commit, which fails with them; ``"deferred"``: a commit
+        puts what they are to be told into the outbox, and :meth:`deliver` or ``memstate worker`` tells them.
 
     May be shared by threads, and by forked processes.
     """
@@ -60,6 +64,7 @@ class MemoryStore(StoreBase):
         clock: Callable[[], datetime] = now_utc,
         claim_timeout: float = 10.0,
         lease: float = 30.0,
+        delivery: DeliveryMode = "commit",
     ) -> None:
         super().__init__(
             SyncRuntime(),
@@ -72,6 +77,7 @@ class MemoryStore(StoreBase):
             clock,
             claim_timeout,
             lease,
+            delivery,
         )
 
     # Writing
@@ -401,6 +407,22 @@ class MemoryStore(StoreBase):
     def reindex(self, hook: str | None = None) -> int:
         """Give a hook (by name; None: all) every fact anew; returns how many facts there are."""
         return run(self._use().reindex(hook))
+
+    # Deferred delivery
+
+    def deliver(self, limit: int | None = None) -> int:
+        """Tell deferred hooks what they are still to be told and what is due now; returns how many changes that were.
+
+        Any number of processes may do this at once. A hook that fails is no error here: what it could not be told is
+        due again after a pause, which :meth:`lag` shows.
+
+        :param limit: about how many changes at most.
+        """
+        return run(self._use().deliver(limit))
+
+    def lag(self) -> list[Lag]:
+        """How far each deferred hook is behind."""
+        return run(self._use().deliverer.lag())
 
     # Opening and closing
 

@@ -15,7 +15,7 @@ from memstate_core.facts import (
     StoredFact,
 )
 from memstate_core.filters import compile_filter
-from memstate_core.hooks._adapter import HookAdapter
+from memstate_core.hooks._adapter import DeliveryMode, HookAdapter
 from memstate_core.intents import Discard, MigrateFacts, Promote, Selector
 from memstate_core.protocols import Storage
 from memstate_core.schemas import Constraint, Migrate, SchemaRegistry
@@ -42,6 +42,7 @@ class StoreBase:
         clock: Callable[[], datetime],
         claim_timeout: float,
         lease: float,
+        delivery: DeliveryMode,
     ) -> None:
         flavour = type(self).__name__
         if getattr(storage, "is_async", None) is not runtime.is_async:
@@ -61,19 +62,25 @@ class StoreBase:
         )
         self._closed = False
         for hook in hooks:
-            self.add_hook(hook)
+            self.add_hook(hook, delivery=delivery)
 
-    def add_hook(self, hook: Any) -> None:
+    def add_hook(self, hook: Any, *, delivery: DeliveryMode = "commit") -> None:
         """Let a hook take part in every transaction from now on.
 
+        :param delivery: ``"commit"``: it is told in the commit, which fails with it; ``"deferred"``: :meth:`deliver` or
+            a worker tells it afterwards.
         :raises TypeError: it is no hook, or an asynchronous one in a sync store.
         """
-        adapter = HookAdapter(hook)
+        adapter = HookAdapter(hook, delivery)
         if adapter.is_async and not self._engine.runtime.is_async:
             raise TypeError(
                 f"hook {adapter.name!r} is asynchronous; use it with AsyncMemoryStore, or pass its sync twin"
             )
         self._use().add_hook(adapter)
+
+    @property
+    def has_deferred_hooks(self) -> bool:
+        return bool(self._engine.deliverer.hooks)
 
     @property
     def namespace(self) -> str:

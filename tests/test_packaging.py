@@ -99,7 +99,7 @@ class TestWheel:
 
     def test_it_installs_the_command(self, wheel: zipfile.ZipFile) -> None:
         text = wheel.read(f"memstate-{project()['version']}.dist-info/entry_points.txt").decode()
-        assert "memstate = memstate_core.demo.cli:main" in text
+        assert "memstate = memstate_core.cli.main:main" in text
 
 
 @pytest.mark.parametrize("package", ["memstate", "memstate_core", "memstate.backends", "memstate.integrations"])

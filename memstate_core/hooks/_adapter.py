@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from memstate_core.facts import Change, Fact
 from memstate_core.hooks.callables import AsyncCallableHook, CallableHook
+
+# When a hook is told: in the commit, which fails with it, or by a worker afterwards.
+DeliveryMode = Literal["commit", "deferred"]
 
 
 class HookAdapter:
     """A hook as the store uses it; what a hook does not have is None."""
 
-    def __init__(self, hook: Any) -> None:
+    def __init__(self, hook: Any, delivery: DeliveryMode = "commit") -> None:
+        if delivery not in ("commit", "deferred"):
+            raise ValueError(f"delivery is 'commit' or 'deferred', not {delivery!r}")
+        self.deferred = delivery == "deferred"
         if not callable(getattr(hook, "apply", None)):
             if not callable(hook):
                 raise TypeError(
@@ -32,6 +38,9 @@ class HookAdapter:
         self.similarity: Callable[..., Any] | None = getattr(hook, "similarity", None)
         self.indexes: Callable[[Fact], bool] | None = getattr(hook, "indexes", None)
 
+        # Functions are told of every change; what takes whole batches, of what each fact has become.
+        self._every_change = isinstance(hook, CallableHook | AsyncCallableHook)
+
     @property
     def is_async(self) -> bool:
         return inspect.iscoroutinefunction(self.apply)
@@ -48,6 +57,12 @@ class HookAdapter:
 
     def _seen(self, fact: Fact | None) -> Fact | None:
         return fact if fact is not None and self.wants(fact.type) else None
+
+    def in_a_row(self, changes: Sequence[Change]) -> Sequence[Change]:
+        """Successive changes of one fact, as the hook is told of them together."""
+        if self._every_change or len(changes) == 1:
+            return changes
+        return [Change(changes[0].fact_id, changes[0].before, changes[-1].after)]
 
     def as_committed(self, fact_id: str, fact: Fact | None) -> Change:
         """The change that makes the index what is committed, whatever it was."""

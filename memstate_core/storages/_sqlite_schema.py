@@ -5,7 +5,8 @@
 ``memstate_fields`` are the declared index entries of current facts. ``memstate_transactions`` is the journal: a tree by
 ``parent``, and a list per session by ``previous``; its ``changes`` are ``[[fact id, version before, version after],
 …]``. Which transactions changed a fact is told by ``made_by`` of its versions, and by ``memstate_touched`` for those
-that made no version of it. Each index less is a page less that a commit writes.
+that made no version of it. ``memstate_outbox`` is what hooks are still to be told of, ``memstate_lanes`` who delivers
+it. Each index less is a page less that a commit writes.
 """
 
 from __future__ import annotations
@@ -154,6 +155,35 @@ MIGRATIONS: Final[list[tuple[str, ...]]] = [
         CREATE TABLE memstate_generations (
             namespace TEXT NOT NULL PRIMARY KEY,
             generation INTEGER NOT NULL
+        ) WITHOUT ROWID
+        """,
+    ),
+    (
+        """
+        CREATE TABLE memstate_outbox (
+            namespace TEXT NOT NULL,
+            hook TEXT NOT NULL,
+            lane INTEGER NOT NULL,
+            seq INTEGER NOT NULL,
+            fact_id TEXT NOT NULL,
+            before INTEGER NOT NULL,
+            after INTEGER NOT NULL,
+            at REAL NOT NULL,
+            attempts INTEGER NOT NULL DEFAULT 0,
+            due REAL NOT NULL DEFAULT 0,
+            error TEXT,
+            PRIMARY KEY (namespace, hook, lane, seq, fact_id)
+        ) WITHOUT ROWID
+        """,
+        "CREATE INDEX memstate_outbox_failing ON memstate_outbox (namespace, hook, lane) WHERE attempts > 0",
+        """
+        CREATE TABLE memstate_lanes (
+            namespace TEXT NOT NULL,
+            hook TEXT NOT NULL,
+            lane INTEGER NOT NULL,
+            owner TEXT NOT NULL,
+            expires REAL NOT NULL,
+            PRIMARY KEY (namespace, hook, lane)
         ) WITHOUT ROWID
         """,
     ),

@@ -11,7 +11,8 @@ from pydantic_core import from_json
 
 from memstate_core.facts import UNSET, ChangedVersions, Entry, IndexEntry, StoredFact, Unset
 from memstate_core.filters import Range, sort_facts
-from memstate_core.protocols import Batch, Claim, ClaimsLost, Position, Record, Selection
+from memstate_core.protocols import Batch, Claim, ClaimsLost, Delivery, Lane, LaneState, Position, Record, Selection
+from memstate_core.storages import _sqlite_outbox as outbox
 from memstate_core.storages import _sqlite_statements as sql
 from memstate_core.storages._places import refuse_shared_places
 from memstate_core.storages._sqlite_connection import Connection, PlainRows
@@ -257,6 +258,17 @@ class SQLiteTransaction:
         parameters.append(_UNLIMITED if limit is None else limit)
         return [Record._make(row) for row in self._execute(text, parameters)]
 
+    async def lanes(self) -> list[LaneState]:
+        return outbox.lanes(self._connection, self._namespace)
+
+    async def deliveries(self, lane: Lane, limit: int) -> list[Delivery]:
+        return outbox.deliveries(self._connection, self._namespace, lane, limit)
+
+    async def take_lane(
+        self, hooks: Sequence[str], owner: str, now: float, expires: float, *, gone: Sequence[str] = ()
+    ) -> Lane | None:
+        return outbox.take_lane(self._connection, self._namespace, hooks, owner, now, expires, gone)
+
     async def claims(self, keys: Sequence[str] | None = None) -> list[Claim]:
         text = "SELECT key, owner, expires, hooks FROM memstate_claims WHERE namespace = ?"
         rows: Iterable[Any]
@@ -298,10 +310,8 @@ class SQLiteTransaction:
         )
         write_fields(self._connection, self._namespace, [(fact, entries) for fact, _, entries in described])
 
-    async def write(self, batch: Batch) -> int:
-        seq = 0
-        if batch.entry is not None:
-            seq = self._write_entry(batch)
+    async def write(self, batch: Batch) -> None:
+        seq = batch.seq = 0 if batch.entry is None else self._write_entry(batch)
         if batch.changes:
             write_facts(self._connection, self._namespace, batch.changes, seq, batch.restores)
         if batch.savepoint is not None:
@@ -328,7 +338,10 @@ class SQLiteTransaction:
                     for claim in batch.claims
                 ],
             )
-        return seq
+        if batch.deferred:
+            outbox.put(self._connection, self._namespace, batch.deferred, seq)
+        if batch.settlement is not None:
+            outbox.settle(self._connection, self._namespace, batch.settlement)
 
     def _write_entry(self, batch: Batch) -> int:
         entry = batch.entry

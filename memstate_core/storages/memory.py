@@ -25,7 +25,20 @@ from memstate_core.facts import (
 )
 from memstate_core.filters import Range, sort_facts
 from memstate_core.intents import matches
-from memstate_core.protocols import Batch, Claim, ClaimsLost, Position, Record, RecordWrite, Selection, Work
+from memstate_core.protocols import (
+    Batch,
+    Claim,
+    ClaimsLost,
+    Delivery,
+    Lane,
+    LaneState,
+    Position,
+    Record,
+    RecordWrite,
+    Selection,
+    Settlement,
+    Work,
+)
 from memstate_core.storages._forks import tell_of_forks
 from memstate_core.storages._locks import refuse_nesting
 from memstate_core.storages._ordinals import ordinal
@@ -63,6 +76,8 @@ class _Namespace:
         self.records: dict[str, dict[str, bytes]] = defaultdict(dict)
         self.record_keys: dict[str, list[str]] = defaultdict(list)
         self.claims: dict[str, Claim] = {}
+        self.outbox: dict[Lane, dict[tuple[int, str], Delivery]] = defaultdict(dict)
+        self.lane_leases: dict[Lane, tuple[str, float]] = {}
         self.definitions: dict[str, str] = {}
         self.generation = 0
 
@@ -148,6 +163,19 @@ class _Namespace:
             _append(self.by_mark[entry.mark], entry.seq)
         for change in entry.changes:
             _append(self.by_fact[change.fact_id], entry.seq)
+
+    def settle(self, settlement: Settlement) -> None:
+        deliveries = self.outbox[settlement.lane]
+        for one in settlement.delivered:
+            deliveries.pop((one.seq, one.change.fact_id), None)
+        for one in settlement.postponed:
+            deliveries[one.seq, one.change.fact_id] = one
+        if not deliveries:
+            del self.outbox[settlement.lane]
+        if settlement.expires:
+            self.lane_leases[settlement.lane] = settlement.owner, settlement.expires
+        else:
+            self.lane_leases.pop(settlement.lane, None)
 
     def put_record(self, write: RecordWrite) -> None:
         keys, records = self.record_keys[write.collection], self.records[write.collection]
@@ -308,6 +336,35 @@ class _MemoryTransaction:
         records = self._data.records[collection] if chosen else {}
         return [Record(key, records[key]) for key in chosen[:limit]]
 
+    async def lanes(self) -> list[LaneState]:
+        data = self._data
+        states = []
+        for lane in sorted(data.outbox.keys() | data.lane_leases.keys()):
+            deliveries = data.outbox.get(lane, {}).values()
+            failing = sum(one.attempts > 0 for one in deliveries)
+            owner, expires = data.lane_leases.get(lane, (None, 0.0))
+            states.append(LaneState(lane, len(deliveries), next(iter(deliveries), None), failing, owner, expires))
+        return states
+
+    async def deliveries(self, lane: Lane, limit: int) -> list[Delivery]:
+        return list(islice(self._data.outbox.get(lane, {}).values(), limit))
+
+    async def take_lane(
+        self, hooks: Sequence[str], owner: str, now: float, expires: float, *, gone: Sequence[str] = ()
+    ) -> Lane | None:
+        data = self._data
+        waiting = []
+        for lane, deliveries in data.outbox.items():
+            holder, ends = data.lane_leases.get(lane, (None, 0.0))
+            free = holder is None or holder in gone or ends < now
+            if free and lane.hook in hooks:
+                waiting += [(one.seq, lane) for one in islice((d for d in deliveries.values() if d.due <= now), 1)]
+        if not waiting:
+            return None
+        taken = min(waiting)[1]
+        self.staged.append((data.lane_leases.__setitem__, (taken, (owner, expires))))
+        return taken
+
     async def claims(self, keys: Sequence[str] | None = None) -> list[Claim]:
         claims = self._data.claims
         return list(claims.values()) if keys is None else [claims[key] for key in keys if key in claims]
@@ -329,19 +386,23 @@ class _MemoryTransaction:
 
         self.staged.append((lay_down, ()))
 
-    async def write(self, batch: Batch) -> int:
+    async def write(self, batch: Batch) -> None:
         if batch.dropped is not None:
             held = sum(claim.owner == batch.drop_claims_of for claim in self._data.claims.values())
             if held != batch.dropped:
                 raise ClaimsLost
+        if batch.settlement is not None:
+            holder, _ = self._data.lane_leases.get(batch.settlement.lane, (None, 0.0))
+            if holder != batch.settlement.owner:
+                raise ClaimsLost
         seq = 0
         if batch.entry is not None:
             seq = self._seq_used = self._next_seq
+        batch.seq = seq
         changes = batch.changes if batch.restores else number(batch.changes, seq)
         if any(change.after is not None and change.after.singleton is not None for change in changes):
             self._check_places(changes)
         self.staged.append((_lay_down, (self._data, batch, changes, seq)))  # no closure: that would be a cycle
-        return seq
 
     def _check_places(self, changes: Sequence[FactChange]) -> None:
         """The uniqueness that a database would enforce by an index."""
@@ -399,6 +460,10 @@ def _lay_down(data: _Namespace, batch: Batch, changes: Sequence[FactChange], seq
         data.claims = {key: claim for key, claim in data.claims.items() if claim.owner != batch.drop_claims_of}
     for claim in batch.claims:
         data.claims[claim.key] = claim
+    for lane, change, at in batch.deferred:
+        data.outbox[lane][seq, change.fact_id] = Delivery(seq, change, at)
+    if batch.settlement is not None:
+        data.settle(batch.settlement)
 
 
 def number(changes: Sequence[FactChange], seq: int) -> list[FactChange]:

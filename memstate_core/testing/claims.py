@@ -60,10 +60,19 @@ class TestOwners(StoreTests):
             "a transaction that was killed": (over, _FAR),
         }[whose]
         store, index = await self.interrupted(stores, owner, expires)
-        assert (await store.search("never committed", limit=1))[0].fact.payload["text"] == "old"
         recovered = await store.recover()
         assert (set(recovered.healed), recovered.in_doubt) == ({"a", "b"}, ())
         assert index.versions() == {"a": 1}
+        assert await store.claims() == []
+
+        store, index = await self.interrupted(stores, owner, expires)
+        assert (await store.search("never committed", limit=1))[0].fact.payload["text"] == "old"
+        assert index.versions() == {"a": 1}
+        assert await store.claims() == []
+
+        store, index = await self.interrupted(stores, owner, expires)
+        await store.commit(Fact("note", {"text": "unrelated"}, id="u"))
+        assert index.versions() == {"a": 1, "u": 1}
         assert await store.claims() == []
 
         store, index = await self.interrupted(stores, owner, expires)

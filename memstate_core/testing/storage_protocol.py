@@ -77,23 +77,25 @@ class Raw:
         return found
 
     async def write(self, batch: Batch) -> int:
-        seq: int = await self.storage.write(self.namespace, lambda tx: tx.write(batch))
-        return seq
+        await self.storage.write(self.namespace, lambda tx: tx.write(batch))
+        return batch.seq
 
     async def put(self, *facts: StoredFact, session_id: str | None = None, parent: int = 0, **options: Any) -> int:
         """Make each fact current, in one transaction; what is current now is read first, as the engine does."""
 
-        async def work(tx: StorageTransaction) -> int:
+        async def work(tx: StorageTransaction) -> Batch:
             now = await tx.facts([one.id for one in facts])
             changes = []
             for one in facts:
                 before = now.get(one.id)
                 placed = one._replace(ordinal=before.ordinal) if before is not None else one
                 changes.append(FactChange(before, placed, options.get("fields", ())))
-            return await tx.write(Batch(entry(session_id, parent), changes))
+            batch = Batch(entry(session_id, parent), changes)
+            await tx.write(batch)
+            return batch
 
-        seq: int = await self.storage.write(self.namespace, work)
-        return seq
+        batch: Batch = await self.storage.write(self.namespace, work)
+        return batch.seq
 
     async def facts(self, *ids: str) -> dict[str, StoredFact]:
         return await self.ask(lambda tx: tx.facts(ids))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from memstate_core.testing.blocks import TestBlock, TestInterference, TestSavepoints
 from memstate_core.testing.cancelling import TestCancelling
 from memstate_core.testing.claims import TestLeases, TestOwners
+from memstate_core.testing.delivering import TestDelivery
 from memstate_core.testing.going_back import (
     TestCheckout,
     TestConflicts,
@@ -16,6 +17,7 @@ from memstate_core.testing.going_back import (
 from memstate_core.testing.hook_transactions import TestBesideAHook, TestFailingHooks, TestInDoubt
 from memstate_core.testing.namespaces import TestNamespaces
 from memstate_core.testing.opening import TestClosing, TestReopening
+from memstate_core.testing.outbox import TestOutbox
 from memstate_core.testing.racing import TestRacing
 from memstate_core.testing.reading import TestGet, TestQuery, TestRandomQueries
 from memstate_core.testing.records import TestRecords
@@ -46,6 +48,7 @@ __all__ = [
     "TestCommitModel",
     "TestConflicts",
     "TestDelete",
+    "TestDelivery",
     "TestExpectedVersion",
     "TestFacts",
     "TestFailingHooks",
@@ -59,6 +62,7 @@ __all__ = [
     "TestMigrations",
     "TestModels",
     "TestNamespaces",
+    "TestOutbox",
     "TestOwners",
     "TestQuery",
     "TestRacing",

@@ -223,12 +223,15 @@ def leave_claims_to_a_child(directory: str) -> None:
             time.sleep(100)
 
     def work_on() -> None:
-        index.fault = None
+        # With an index of another name, so that it cannot heal what it does not keep alive.
+        store = MemoryStore(SQLiteStorage(Path(directory) / "memory.db"), [beside], lease=0.3)
+        register(store)
         Log(Path(directory) / "child").write(os.getpid())
         while True:
             note(store, "child")
             time.sleep(0.01)
 
+    beside = FileIndex(Path(directory) / "child.db", name="beside")
     index.fault = wait
     threading.Thread(target=lambda: note(store, "parent"), daemon=True).start()
     assert reached.wait(60)

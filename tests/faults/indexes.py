@@ -103,8 +103,14 @@ class AsyncIndex:
 class FileIndex(Index):
     """The same in a file, for several processes; each call has a connection of its own, so that forks do not matter."""
 
-    def __init__(self, path: str | Path, fault: Callable[[str, Sequence[Change]], None] | None = None) -> None:
-        super().__init__("index", fault)
+    def __init__(
+        self,
+        path: str | Path,
+        fault: Callable[[str, Sequence[Change]], None] | None = None,
+        *,
+        name: str = "index",
+    ) -> None:
+        super().__init__(name, fault)
         self._path = path
         self._execute("CREATE TABLE IF NOT EXISTS entries (id TEXT PRIMARY KEY, version INTEGER, payload TEXT)")
 

@@ -131,12 +131,11 @@ class _WatchedTransaction:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._tx, name)
 
-    async def write(self, batch: Batch) -> int:
+    async def write(self, batch: Batch) -> None:
         self.step = _step(batch)
         self._at(f"{self.step}: begins")
-        seq = await self._tx.write(batch)
+        await self._tx.write(batch)
         self._at(f"{self.step}: written")
-        return seq
 
 
 def _step(batch: Batch) -> str:

@@ -1,0 +1,1 @@
+from memstate_core.testing.delivering import *  # noqa: F403

@@ -1,0 +1,1 @@
+from memstate_core.testing.outbox import *  # noqa: F403
