@@ -9,7 +9,6 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from unittest import mock
 
 import pytest
 
@@ -40,7 +39,7 @@ def default_chroma_server() -> Iterator[None]:
             listener.bind(("127.0.0.1", CHROMA_PORT))
         except OSError as error:
             pytest.fail(f"port {CHROMA_PORT} must be free, since the documentation uses Chroma's default: {error}")
-    with mock.patch("tests.servers.free_port", return_value=CHROMA_PORT), chroma_server():
+    with chroma_server(port=CHROMA_PORT):
         yield
 
 
