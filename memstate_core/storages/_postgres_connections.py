@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 Rows = Sequence[Sequence[Any]]
 
 IDLE: Final = TransactionStatus.IDLE
+_USABLE: Final = (IDLE, TransactionStatus.INTRANS, TransactionStatus.INERROR)
 _GREETING: Final = "SELECT pg_backend_pid(), current_setting('server_encoding')"
 
 
@@ -57,7 +58,7 @@ class Source(Protocol):
 
 def is_lost(connection: Any) -> bool:
     """Whether a connection has ended, or its next answer would be that of something else."""
-    return bool(connection.closed) or connection.pgconn.transaction_status not in (IDLE, TransactionStatus.INTRANS)
+    return bool(connection.closed) or connection.pgconn.transaction_status not in _USABLE
 
 
 def _refuse_transaction(connection: Any) -> None:

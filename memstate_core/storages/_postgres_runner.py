@@ -107,7 +107,6 @@ class _Lost(Exception):
     """The connection broke while a batch was written."""
 
     tx: WriteTransaction
-    log: list[tuple[str, Rows]]
     result: Any
     token: str
     latest: int
@@ -120,7 +119,8 @@ class _Lease:
 
     runner: Runner
     port: Port | None = None
-    log: list[tuple[str, Rows]] | None = None
+    asked: int = 0
+    begun: bool = False
 
     async def get(self) -> Port:
         if self.port is None:
@@ -128,17 +128,39 @@ class _Lease:
         return self.port
 
     async def ask(self, text: str, values: Sequence[Any]) -> Rows:
-        rows = await (self.port or await self.get()).execute(text, values)
-        if self.log is not None:
-            self.log.append((text, rows))
-        return rows
+        self.asked += 1
+        return await (self.port or await self.get()).execute(text, values)
+
+    async def begin(self, text: str = "BEGIN") -> None:
+        if not self.begun:
+            await (await self.get()).script(text)
+            self.begun = True
+
+    async def commit(self) -> None:
+        if self.begun:
+            await (await self.get()).script("COMMIT")
+            self.begun = False
+
+    async def roll_back(self) -> None:
+        """Undo what was begun, if there is still a connection to do it on."""
+        port = self.port
+        if self.begun and port is not None and not is_lost(port.connection):
+            await port.script("ROLLBACK")
+        self.begun = False
 
     async def end(self) -> None:
-        port, self.port = self.port, None
-        if port is not None:
-            connection = port.connection
-            broken = connection.closed or connection.pgconn.transaction_status != IDLE
-            await self.runner.source.release(port, broken=broken)
+        port = self.port
+        if port is None:
+            return
+        try:
+            await self.roll_back()
+        finally:
+            self.port = None
+            await self.runner.source.release(port, broken=not _is_idle(port))
+
+
+def _is_idle(port: Port) -> bool:
+    return not port.connection.closed and port.connection.pgconn.transaction_status == IDLE
 
 
 class Runner:
@@ -162,7 +184,6 @@ class Runner:
         self._payload_index = payload_index
         self._distributed = distributed
         self._positions = Positions()
-        self._next_seq = 1
         self._writes = 0
         self._ready = False
         self._closed = False
@@ -191,7 +212,7 @@ class Runner:
                     shown=self.source.shown,
                 )
             except BaseException:
-                await self.source.release(port, broken=is_lost(port.connection))
+                await self.source.release(port, broken=not _is_idle(port))
                 raise
             self._ready = True
         return port
@@ -251,13 +272,10 @@ class Runner:
         tx = ReadTransaction(lease.ask, namespace, self.prefix, documents=self._payload_index)
         if not snapshot:
             return await work(tx)
-        port = await lease.get()
-        await port.script(_BEGIN_SNAPSHOT)
-        try:
-            return await work(tx)
-        finally:
-            if not is_lost(port.connection):
-                await port.script("COMMIT")
+        await lease.begin(_BEGIN_SNAPSHOT)
+        result = await work(tx)
+        await lease.commit()
+        return result
 
     async def _pause(self, failures: int) -> None:
         if failures:
@@ -291,9 +309,8 @@ class Runner:
                 continue
             except _Lost as lost:
                 await lease.end()
-                found, result = await self._outcome(namespace, work, lost, deadline)
-                if found:
-                    return result
+                if await self._was_written(namespace, lost, deadline):
+                    return lost.result  # type: ignore[no-any-return]
                 reason: BaseException = lost.error
             except _Refused as refused:
                 reason = refused
@@ -320,7 +337,6 @@ class Runner:
         :raises _Refused: what it relied on does not hold.
         :raises _Doubtful: it raised, and may have been misled.
         """
-        lease.log = []
         fast = mode is Mode.FAST
         tx = WriteTransaction(
             lease.ask,
@@ -329,45 +345,44 @@ class Runner:
             documents=self._payload_index,
             guesses=self._positions if fast else None,
             exclusive=mode is Mode.EXCLUSIVE,
-            seq=self._next_seq,
+            begin=lease.begin,
         )
         if not fast:
-            await self._begin(await lease.get(), namespace, mode)
+            await self._begin(lease, namespace, mode)
         try:
             result = await work(tx)
         except (NeedsExclusiveRight, *DriverError):
             raise
         except Exception as error:
-            if (fast and (tx.guessed or len(lease.log) > 1)) or mode is Mode.QUEUE:
+            if (fast and (tx.guessed or lease.asked > 1)) or mode is Mode.QUEUE:
                 self._forget(namespace, tx)
                 raise _Doubtful from error
             raise
         if mode is Mode.SNAPSHOT:
-            await (await lease.get()).script("COMMIT")
-        if tx.batch is None or tx.batch == Batch():
-            if tx.guessed:
-                await self._check_guesses(lease, namespace, tx)
-            if mode in (Mode.QUEUE, Mode.EXCLUSIVE):
-                await (await lease.get()).script("COMMIT")
-            return result
-        seq = await self._write(lease, namespace, tx, result, mode)
-        return await self._with_seq(namespace, work, tx, lease.log, result, seq)
-
-    async def _begin(self, port: Port, namespace: str, mode: Mode) -> None:
-        if mode is Mode.SNAPSHOT:
-            await port.script(_BEGIN_SNAPSHOT)
-        elif self._distributed:
-            await port.execute(self.text(_MAKE_NAMESPACE), (key_of(namespace),))
-            await port.script("BEGIN")
-            await port.execute(self.text(_LOCK_NAMESPACE), (key_of(namespace),))
-        elif mode is Mode.EXCLUSIVE:
-            await port.script(f"BEGIN; {self.text(_LOCK_WRITERS)}")
+            await lease.commit()
+        if tx.batch is not None and _writes(tx.batch):
+            await self._write(lease, namespace, tx, result)
         else:
-            await port.script("BEGIN")
-            digest = hashlib.sha256(f"{self.prefix} {namespace}".encode()).digest()
-            await port.execute(_QUEUE, (str(int.from_bytes(digest[:8], signed=True)),))
+            if tx.guessed:
+                await self._check_guesses(namespace, tx)
+            await lease.commit()
+        return result
 
-    async def _check_guesses(self, lease: _Lease, namespace: str, tx: WriteTransaction) -> None:
+    async def _begin(self, lease: _Lease, namespace: str, mode: Mode) -> None:
+        if mode is Mode.SNAPSHOT:
+            await lease.begin(_BEGIN_SNAPSHOT)
+        elif self._distributed:
+            await lease.ask(self.text(_MAKE_NAMESPACE), (key_of(namespace),))
+            await lease.begin()
+            await lease.ask(self.text(_LOCK_NAMESPACE), (key_of(namespace),))
+        elif mode is Mode.EXCLUSIVE:
+            await lease.begin(f"BEGIN; {self.text(_LOCK_WRITERS)}")
+        else:
+            await lease.begin()
+            digest = hashlib.sha256(f"{self.prefix} {namespace}".encode()).digest()
+            await lease.ask(_QUEUE, (str(int.from_bytes(digest[:8], signed=True)),))
+
+    async def _check_guesses(self, namespace: str, tx: WriteTransaction) -> None:
         """A work that writes nothing has an answer all the same, which must not come of a wrong guess."""
         for session_id, guess in tx.ground.positions.items():
             real = await tx.real_position(session_id)
@@ -375,7 +390,7 @@ class Runner:
             if real != guess:
                 raise _Refused(GROUND)
 
-    async def _write(self, lease: _Lease, namespace: str, tx: WriteTransaction, result: Any, mode: Mode) -> int:
+    async def _write(self, lease: _Lease, namespace: str, tx: WriteTransaction, result: Any) -> None:
         batch = tx.batch
         assert batch is not None
         port = await lease.get()
@@ -390,22 +405,17 @@ class Runner:
             batch, key_of(namespace), token, tx.ground, latest, shared=self._distributed
         )
         swapping = places_that_swap(batch.changes)
-        open_ended = mode in (Mode.QUEUE, Mode.EXCLUSIVE)
         try:
             if swapping:
-                if not open_ended:
-                    await port.script("BEGIN")
-                    open_ended = True
+                await lease.begin()
                 await port.execute(self.text(LEAVE_PLACES), (key_of(namespace), swapping))
             rows = await port.execute(self.text(text), values)
-            if open_ended:
-                await port.script("COMMIT")
+            await lease.commit()
         except psycopg.Error as error:
-            if is_lost(port.connection) and (port.connection.closed or is_outage(error)):
-                raise _Lost(tx, lease.log or [], result, token, latest, error) from error
+            if port.connection.closed or is_outage(error):
+                raise _Lost(tx, result, token, latest, error) from error
+            await lease.roll_back()
             self._forget(namespace, tx)
-            if open_ended and not port.connection.closed:
-                await port.script("ROLLBACK")
             word = _word_of(error)
             if word == CLAIMS:
                 raise ClaimsLost from None
@@ -414,38 +424,10 @@ class Runner:
             if word is not None:
                 raise _Refused(word) from error
             raise
-        seq: int = rows[0][0]
-        self._learn(namespace, tx, seq)
+        batch.seq = rows[0][0]
+        self._learn(namespace, tx)
         if batch.entry is None:
             await self._trim(port)
-        return seq
-
-    async def _with_seq(
-        self,
-        namespace: str,
-        work: Work[T],
-        tx: WriteTransaction,
-        log: list[tuple[str, Rows]],
-        result: T,
-        seq: int,
-    ) -> T:
-        """The result of a work that was told the right seq: where the guess was wrong, it runs again on what it read."""
-        if seq in (0, tx.seq):
-            return result
-        again = WriteTransaction(
-            _Replay(log).ask,
-            namespace,
-            self.prefix,
-            documents=self._payload_index,
-            guesses=None,
-            exclusive=True,
-            seq=seq,
-            positions=tx.ground.positions,
-        )
-        try:
-            return await work(again)
-        except _Diverged:  # it looks at a clock, so its result may have another seq in it than the journal
-            return result
 
     def _forget(self, namespace: str, tx: WriteTransaction) -> None:
         self._positions.forget_ground(namespace)
@@ -454,16 +436,15 @@ class Runner:
         if tx.batch is not None and tx.batch.entry is not None:
             self._positions.forget(namespace, tx.batch.entry.session_id)
 
-    def _learn(self, namespace: str, tx: WriteTransaction, seq: int) -> None:
+    def _learn(self, namespace: str, tx: WriteTransaction) -> None:
         batch = tx.batch
         assert batch is not None
         for session_id, known in tx.ground.positions.items():
             self._positions.learn(namespace, session_id, *known)
         if batch.entry is not None:
             entry = batch.entry
-            head = seq if entry.head is None else entry.head
-            self._positions.moved(namespace, entry.session_id, head, entry.redo, seq)
-            self._next_seq = max(self._next_seq, seq + 1)
+            head = batch.seq if entry.head is None else entry.head
+            self._positions.moved(namespace, entry.session_id, head, entry.redo, batch.seq)
         if batch.claims or batch.definitions or batch.drop_claims_of is not None:
             self._positions.forget_ground(namespace)
 
@@ -526,8 +507,8 @@ class Runner:
         if conflict is not None:
             raise conflict if batch.dropped is None else ClaimsLost
 
-    async def _outcome(self, namespace: str, work: Work[T], lost: _Lost, deadline: float) -> tuple[bool, Any]:
-        """Whether a batch whose reply was lost was written, and then the work's result; if not, it never will be.
+    async def _was_written(self, namespace: str, lost: _Lost, deadline: float) -> bool:
+        """Whether a batch whose reply was lost was written; if not, it never will be.
 
         :raises UnavailableError: the database cannot be asked.
         """
@@ -549,9 +530,10 @@ class Runner:
             failures += 1
             await self.source.sleep(min(0.05 * 2**failures, 1.0))
         if seq is None:
-            return False, None
-        self._next_seq = max(self._next_seq, seq + 1)
-        return True, await self._with_seq(namespace, work, lost.tx, lost.log, lost.result, seq)
+            return False
+        assert lost.tx.batch is not None
+        lost.tx.batch.seq = seq
+        return True
 
     async def _fence_off(self, port: Port, namespace: str, lost: _Lost) -> int | None:
         """The seq of a batch that was written (0: without an entry); None: it was not, and now cannot be any more."""
@@ -581,23 +563,6 @@ class Runner:
         self._positions.after_fork()
 
 
-class _Diverged(Exception):
-    """A work asked something else than the first time."""
-
-
-class _Replay:
-    """Gives the answers that a work had before."""
-
-    def __init__(self, log: Sequence[tuple[str, Rows]]) -> None:
-        self._log = iter(log)
-
-    async def ask(self, text: str, values: Sequence[Any]) -> Rows:
-        known, rows = next(self._log, ("", ()))
-        if known != text:
-            raise _Diverged
-        return rows
-
-
 def _word_of(error: psycopg.Error) -> str | None:
     """What the statement that writes said was wrong, if it was that."""
     if isinstance(error, psycopg.errors.UniqueViolation):
@@ -606,6 +571,23 @@ def _word_of(error: psycopg.Error) -> str | None:
         found = _WORD.search(str(error))
         return found.group() if found else None
     return None
+
+
+def _writes(batch: Batch) -> bool:
+    """Whether there is anything in a batch."""
+    return any(
+        (
+            batch.entry is not None,
+            batch.changes,
+            batch.savepoint is not None,
+            batch.records,
+            batch.definitions,
+            batch.claims,
+            batch.drop_claims_of is not None,
+            batch.deferred,
+            batch.settlement is not None,
+        )
+    )
 
 
 def _refuse_one_place_for_two(batch: Batch) -> None:

@@ -116,8 +116,7 @@ async def _apply(port: Port, prefix: str, advisory_locks: bool, payload_index: b
         await run(f"CREATE TABLE IF NOT EXISTS {_MIGRATIONS_TABLE} (number integer PRIMARY KEY)")
         applied = await _applied(port, prefix)
         for number, texts in enumerate(MIGRATIONS[applied:], start=applied + 1):
-            for text in texts():
-                await run(text)
+            await run("; ".join(texts()))
             await port.execute(
                 in_schema(f"INSERT INTO {_MIGRATIONS_TABLE} (number) VALUES ($1::integer)", prefix), (str(number),)
             )

@@ -5,7 +5,8 @@ replaced or removed. ``stamp`` is the seq of the transaction that last changed a
 something is rolled back, stamps do not. ``memstate_fields`` are the declared index entries of current facts.
 ``memstate_transactions`` is the journal: a tree by ``parent``; its ``changes`` are ``[[fact id, version before, version
 after], …]``. Which transactions changed a fact is told by ``made_by`` of its versions, and by ``memstate_touched`` for
-those that made no version of it. ``memstate_writes`` remembers for a while the ids of what was written without a
+those that made no version of it. ``memstate_outbox`` is what hooks are still to be told of, ``memstate_lanes`` who
+delivers it. ``memstate_writes`` remembers for a while the ids of what was written without a
 journal entry; a journal entry has its own.
 """
 
@@ -144,6 +145,26 @@ CLAIMS: Final = _table(
 )
 DEFINITIONS: Final = _table("definitions", _text("type", primary_key=True), _text("definition"))
 NAMESPACES: Final = _table("namespaces", sa.Column("generation", sa.BigInteger, nullable=False))
+OUTBOX: Final = _table(
+    "outbox",
+    _text("hook", primary_key=True),
+    sa.Column("lane", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("seq", sa.BigInteger, primary_key=True, autoincrement=False),
+    _text("fact_id", primary_key=True),
+    sa.Column("before", sa.BigInteger, nullable=False),
+    sa.Column("after", sa.BigInteger, nullable=False),
+    sa.Column("at", sa.Double, nullable=False),
+    sa.Column("attempts", sa.Integer, nullable=False),
+    sa.Column("due", sa.Double, nullable=False),
+    _text("error", nullable=True),
+)
+LANES: Final = _table(
+    "lanes",
+    _text("hook", primary_key=True),
+    sa.Column("lane", sa.Integer, primary_key=True, autoincrement=False),
+    _text("owner", nullable=True),
+    sa.Column("expires", sa.Double, nullable=False),
+)
 WRITES: Final = sa.Table(
     "memstate_writes",
     _METADATA,
@@ -165,6 +186,13 @@ sa.Index(
 sa.Index("memstate_fields_by_text", _X.namespace, _X.field, _X.kind, _X.text, postgresql_where=_X.text.is_not(None))
 sa.Index(
     "memstate_fields_by_number", _X.namespace, _X.field, _X.kind, _X.number, postgresql_where=_X.number.is_not(None)
+)
+sa.Index(
+    "memstate_outbox_failing",
+    OUTBOX.c.namespace,
+    OUTBOX.c.hook,
+    OUTBOX.c.lane,
+    postgresql_where=OUTBOX.c.attempts > sa.literal_column("0"),
 )
 sa.Index("memstate_transactions_by_session", _T.namespace, _T.session_id, _T.seq)
 sa.Index("memstate_transactions_by_mark", _T.namespace, _T.mark, _T.seq, postgresql_where=_T.mark.is_not(None))

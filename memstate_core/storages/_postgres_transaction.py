@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, Final
 
 from psycopg.types.numeric import Int8
@@ -12,7 +12,8 @@ from pydantic_core import from_json, to_json
 
 from memstate_core.facts import UNSET, ChangedVersions, Entry, IndexEntry, StoredFact, Unset
 from memstate_core.filters import ABSENT, BOOLEAN, NULL, STRING, Range, sort_facts
-from memstate_core.protocols import Batch, Claim, Position, Record, Selection
+from memstate_core.protocols import Batch, Claim, Delivery, Lane, LaneState, Position, Record, Selection
+from memstate_core.storages import _postgres_outbox as outbox
 from memstate_core.storages import _postgres_statements as sql
 from memstate_core.storages._places import refuse_shared_places
 from memstate_core.storages._postgres_connections import Rows
@@ -221,6 +222,21 @@ class ReadTransaction:
         rows = await self._ask(sql.SAVEPOINT, session=session_key(session_id), name=name)
         return rows[0][0] if rows else None
 
+    # The outbox
+
+    async def lanes(self) -> list[LaneState]:
+        rows = await self._ask_text(_text(outbox.STATES, self._prefix), (self._namespace,))
+        return [outbox.state(row) for row in rows]
+
+    async def deliveries(self, lane: Lane, limit: int) -> list[Delivery]:
+        values = (self._namespace, lane.hook, Int8(lane.number), Int8(limit))
+        return [outbox.delivery(row) for row in await self._ask_text(_text(outbox.DELIVERIES, self._prefix), values)]
+
+    async def take_lane(
+        self, hooks: Sequence[str], owner: str, now: float, expires: float, *, gone: Sequence[str] = ()
+    ) -> Lane | None:
+        raise TypeError("take_lane() was called in a transaction that only reads")
+
     # Records, claims and definitions
 
     async def record(self, collection: str, key: str) -> bytes | None:
@@ -261,15 +277,15 @@ class ReadTransaction:
     ) -> None:
         raise TypeError("reindex() was called in a transaction that only reads")
 
-    async def write(self, batch: Batch) -> int:
+    async def write(self, batch: Batch) -> None:
         raise TypeError("write() was called in a transaction that only reads")
 
 
 class WriteTransaction(ReadTransaction):
     """One that notes what it has seen, so that its batch is written only where that still holds.
 
-    The batch is kept until the work has returned. Its seq is not known before it is written, so :meth:`write`
-    returns ``seq``, which was guessed.
+    The batch is kept until the work has returned. ``guessed`` says that a position was not read but known from before,
+    ``asked`` how many statements were run. ``begin`` begins a real transaction, for what cannot be put off.
     """
 
     def __init__(
@@ -281,14 +297,13 @@ class WriteTransaction(ReadTransaction):
         documents: bool,
         guesses: Positions | None,
         exclusive: bool,
-        seq: int,
-        positions: Mapping[str | None, tuple[Position, int]] | None = None,
+        begin: Callable[[], Awaitable[None]],
     ) -> None:
         super().__init__(ask, namespace, prefix, documents=documents)
-        self.ground = Ground(positions=dict(positions or {}))
+        self.ground = Ground()
         self.batch: Batch | None = None
         self.guessed = False
-        self.seq = seq
+        self._begin = begin
         self._guesses = guesses
         self._exclusive = exclusive
         self._name = namespace
@@ -353,6 +368,15 @@ class WriteTransaction(ReadTransaction):
             self.ground.claims.setdefault(key, by_key.get(key))
         return found
 
+    async def take_lane(
+        self, hooks: Sequence[str], owner: str, now: float, expires: float, *, gone: Sequence[str] = ()
+    ) -> Lane | None:
+        await self._ask_text(_text(outbox.MAKE_LANES, self._prefix), (self._namespace, list(hooks)))
+        await self._begin()
+        values = (self._namespace, list(hooks), owner, now, expires, list(gone))
+        rows = await self._ask_text(_text(outbox.TAKE_LANE, self._prefix), values)
+        return Lane(*rows[0]) if rows else None
+
     async def reindex(
         self, typename: str, compute: Callable[[StoredFact], tuple[str | None, tuple[IndexEntry, ...]]]
     ) -> None:
@@ -388,11 +412,10 @@ class WriteTransaction(ReadTransaction):
             given = value if isinstance(value, str) else to_json(value).decode()
             await self._ask_text(_text(text, self._prefix), (self._namespace, given))
 
-    async def write(self, batch: Batch) -> int:
+    async def write(self, batch: Batch) -> None:
         if batch.definitions and not self._exclusive:
             raise NeedsExclusiveRight
         self.batch = batch
-        return 0 if batch.entry is None else self.seq
 
 
 def _declared_range(selection: Selection) -> Range | None:

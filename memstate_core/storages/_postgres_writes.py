@@ -21,7 +21,7 @@ from pydantic_core import to_json
 
 from memstate_core.facts import FactChange, StoredFact
 from memstate_core.filters import ABSENT
-from memstate_core.protocols import Batch, Claim, Position
+from memstate_core.protocols import Batch, Claim, Position, Settlement
 from memstate_core.storages import _postgres_tables as tables
 from memstate_core.storages._ordinals import LARGEST_TRANSACTION, ordinal
 from memstate_core.storages._postgres_tables import key_of, name_of, session_key
@@ -155,6 +155,10 @@ def statement_of(
             f"SELECT $1, {made.value(session_key(session_id))}, {made.value(name)}, {made.value(seq, 'bigint')} "
             "ON CONFLICT (namespace, session, name) DO UPDATE SET seq = excluded.seq",
         )
+    if batch.deferred:
+        _put_into_outbox(made, batch)
+    if batch.settlement is not None:
+        _settle(made, batch.settlement)
     if batch.records or ground.records:
         _write_records(made, batch, ground)
     if batch.definitions:
@@ -428,6 +432,52 @@ def _write_fields(made: _Statement, fields: Sequence[tuple[Any, ...]], absent: S
             "unindexed",
             f"DELETE FROM {_X} f USING entry e, {source} "
             "WHERE f.namespace = $1 AND f.ordinal = x.ordinal AND f.field = x.field",
+        )
+
+
+def _put_into_outbox(made: _Statement, batch: Batch) -> None:
+    source = made.rows(
+        (
+            ("hook", "text"),
+            ("lane", "integer"),
+            ("fact_id", "text"),
+            ("before", "bigint"),
+            ("after", "bigint"),
+            ("at", "double precision"),
+        ),
+        [(*lane, *change, at) for lane, change, at in batch.deferred],
+    )
+    made.part(
+        "deferred",
+        f"INSERT INTO {name_of(tables.OUTBOX)} "
+        "(namespace, hook, lane, seq, fact_id, before, after, at, attempts, due) "
+        f"SELECT $1, x.hook, x.lane, e.seq, x.fact_id, x.before, x.after, x.at, 0, 0 FROM entry e, {source}",
+    )
+
+
+def _settle(made: _Statement, settlement: Settlement) -> None:
+    lane, owner, expires, delivered, postponed = settlement
+    this = f"namespace = $1 AND hook = {made.value(lane.hook)} AND lane = {made.value(lane.number, 'integer')}"
+    kept = f"owner, expires = {made.value(expires, 'double precision')}" if expires else "NULL, expires = 0"
+    made.part(
+        "held",
+        f"UPDATE {name_of(tables.LANES)} SET owner = {kept} WHERE {this} AND owner = {made.value(owner)} RETURNING 1",
+    )
+    made.claims.append(made.counted("held", 1))
+    which = "o.seq = x.seq AND o.fact_id = x.fact_id"
+    key = (("seq", "bigint"), ("fact_id", "text"))
+    if delivered:
+        source = made.rows(key, [(one.seq, one.change.fact_id) for one in delivered])
+        made.part("delivered", f"DELETE FROM {name_of(tables.OUTBOX)} o USING {source} WHERE {this} AND {which}")
+    if postponed:
+        source = made.rows(
+            (*key, ("attempts", "integer"), ("due", "double precision"), ("error", "text")),
+            [(one.seq, one.change.fact_id, one.attempts, one.due, one.error) for one in postponed],
+        )
+        made.part(
+            "postponed",
+            f"UPDATE {name_of(tables.OUTBOX)} o SET attempts = x.attempts, due = x.due, error = x.error "
+            f"FROM {source} WHERE {this} AND {which}",
         )
 
 
