@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,10 @@ import pytest
 
 from memstate.backends.redis import AsyncRedisStorage, RedisStorage
 from memstate_core import AsyncInMemoryStorage, AsyncSQLiteStorage, InMemoryStorage, SQLiteStorage
+from memstate_core.storages.postgres import AsyncPostgresStorage, PostgresStorage
 from memstate_core.testing import StorageFactory
+from tests.schemas import Schemas
+from tests.servers import Databases
 
 
 def _on_redis(kind: Any, url: str) -> StorageFactory:
@@ -33,17 +35,37 @@ FACTORIES: dict[str, Callable[[Path], StorageFactory]] = {
     "sqlite-memory-sync": lambda _: StorageFactory(lambda _: SQLiteStorage(":memory:"), persistent=False),
     "sqlite-memory-async": lambda _: StorageFactory(lambda _: AsyncSQLiteStorage(":memory:"), persistent=False),
 }
-SERVED: dict[str, Callable[[str], StorageFactory]] = {
-    "redis-sync": functools.partial(_on_redis, RedisStorage),
-    "redis-async": functools.partial(_on_redis, AsyncRedisStorage),
+POSTGRES: dict[str, Callable[..., Any]] = {
+    "postgres-sync": PostgresStorage,
+    "postgres-async": AsyncPostgresStorage,
+}
+REDIS: dict[str, Callable[..., Any]] = {
+    "redis-sync": RedisStorage,
+    "redis-async": AsyncRedisStorage,
 }
 
 
-@pytest.fixture(params=[*FACTORIES, *SERVED])
-def storages(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
-    if request.param in SERVED:
-        return SERVED[request.param](request.getfixturevalue("redis").url)
-    return FACTORIES[request.param](tmp_path)
+@pytest.fixture(params=[*FACTORIES, *POSTGRES, *REDIS])
+def storages(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[StorageFactory]:
+    if request.param in FACTORIES:
+        yield FACTORIES[request.param](tmp_path)
+    elif request.param in REDIS:
+        yield _on_redis(REDIS[request.param], request.getfixturevalue("redis").url)
+    else:
+        schemas: Schemas = request.getfixturevalue("schemas")
+        taken: dict[str, str] = {}
+
+        def make(name: str) -> Any:
+            schema = taken.get(name) or taken.setdefault(name, schemas.take())
+            return POSTGRES[request.param](schemas.url, schema=schema)
+
+        yield StorageFactory(make, persistent=True)
+        schemas.give_back(taken.values())
+
+
+@pytest.fixture(scope="session")
+def schemas(postgres: Databases) -> Schemas:
+    return Schemas(postgres.database())
 
 
 # Cases that do not exist for a flavour; the kit would skip them.
