@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.schemas import Schemas
 from tests.servers import Databases, GivenRedis, RedisServer, shared_postgres, shared_redis
 
 
@@ -19,3 +20,8 @@ def postgres() -> Iterator[Databases]:
 def redis() -> Iterator[GivenRedis | RedisServer]:
     with shared_redis() as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def schemas(postgres: Databases) -> Schemas:
+    return Schemas(postgres.database())

@@ -14,7 +14,6 @@ from memstate_core import AsyncInMemoryStorage, AsyncSQLiteStorage, InMemoryStor
 from memstate_core.storages.postgres import AsyncPostgresStorage, PostgresStorage
 from memstate_core.testing import StorageFactory
 from tests.schemas import Schemas
-from tests.servers import Databases
 
 
 def _on_redis(kind: Any, url: str) -> StorageFactory:
@@ -61,11 +60,6 @@ def storages(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Storage
 
         yield StorageFactory(make, persistent=True)
         schemas.give_back(taken.values())
-
-
-@pytest.fixture(scope="session")
-def schemas(postgres: Databases) -> Schemas:
-    return Schemas(postgres.database())
 
 
 # Cases that do not exist for a flavour; the kit would skip them.

@@ -1,13 +1,16 @@
 from __future__ import annotations
 
 import sys
+import uuid
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.faults.forking import ForkServer
+from tests.faults.places import MakePlace, Place
 from tests.faults.stores import FLAVOURS, Flavour
+from tests.schemas import Schemas
 
 # The modules whose functions the tests run in processes of their own.
 WORKERS = ["files", "forks", "interrupts", "kills", "leases", "races", "readers"]
@@ -26,6 +29,28 @@ def processes(server: ForkServer) -> Iterator[ForkServer]:
     """Starts processes; those that a test leaves behind are ended with it."""
     yield server
     server.end_all()
+
+
+@pytest.fixture
+def make_place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[MakePlace]:
+    """Makes a new and empty place of a kind; the test's directory has the last one."""
+    taken: list[str] = []
+
+    def make(kind: str) -> Place:
+        if kind == "sqlite":
+            place = Place(kind, str(tmp_path / "memory.db"))
+        elif kind == "redis":
+            place = Place(kind, request.getfixturevalue("redis").url, uuid.uuid4().hex)
+        else:
+            schemas: Schemas = request.getfixturevalue("schemas")
+            taken.append(schemas.take())
+            place = Place(kind, schemas.url, taken[-1])
+        place.put_into(tmp_path)
+        return place
+
+    yield make
+    if taken:
+        request.getfixturevalue("schemas").give_back(taken)
 
 
 @pytest.fixture(params=FLAVOURS)

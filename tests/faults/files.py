@@ -26,7 +26,7 @@ def hold_the_lock(directory: str) -> None:
         time.sleep(1)
 
 
-def open_first(directory: str, number: int, times: int, chroma: object) -> None:
+def open_first(directory: str, number: int, times: int, index: object) -> None:
     """Open a file that nobody has opened yet, together with others, and commit."""
     for turn in range(times):
         inside = Path(directory) / str(turn)

@@ -12,45 +12,58 @@ from typing import Any
 import chromadb
 from chromadb.config import Settings
 
-from memstate_core import ConflictError, Fact, MemoryStore, NotFoundError, SQLiteStorage
+from memstate_core import ConflictError, Fact, MemoryStore, NotFoundError
 from memstate_core.hooks.chroma import ChromaSyncHook
 from tests.faults import inspection
 from tests.faults.forking import Log
+from tests.faults.indexes import FileIndex
 from tests.faults.model import SINGLETON, Model, register
-
-# A patience that outlasts whatever else the machine does.
-PATIENCE = 100.0
+from tests.faults.places import PATIENCE, Place
 
 
 @dataclass(frozen=True)
 class Shared:
-    """A file that several processes use, and perhaps a collection on a Chroma server: ``(host, port, name)``."""
+    """A place that several processes use, and perhaps an index: ``"file"``, or a collection on a Chroma server, as
+    ``(host, port, name)``.
+    """
 
     directory: str | Path
-    chroma: Any = None
+    index: Any = None
+
+    @property
+    def place(self) -> Place:
+        return Place.of(self.directory)
 
     @property
     def database(self) -> Path:
-        return Path(self.directory) / "memory.db"
+        """The file that the place is."""
+        return Path(self.place.where)
 
     def client(self) -> Any:
-        return chromadb.HttpClient(self.chroma[0], self.chroma[1], settings=Settings(anonymized_telemetry=False))
+        return chromadb.HttpClient(self.index[0], self.index[1], settings=Settings(anonymized_telemetry=False))
+
+    def hooks(self) -> list[Any]:
+        if self.index is None:
+            return []
+        if self.index == "file":
+            return [FileIndex(Path(self.directory) / "index.db")]
+        return [ChromaSyncHook(self.client(), self.index[2], inspection.EMBEDDER, text_field="text")]
 
     def open(self) -> MemoryStore:
-        hooks = []
-        if self.chroma is not None:
-            hooks.append(ChromaSyncHook(self.client(), self.chroma[2], inspection.EMBEDDER, text_field="text"))
-        store = MemoryStore(SQLiteStorage(self.database, timeout=PATIENCE), hooks, claim_timeout=PATIENCE)
+        store = MemoryStore(self.place.storage(), self.hooks(), claim_timeout=PATIENCE)
         register(store)
         return store
 
     def check(self) -> Model:
         """Nobody holds anything, the journal is whole, and the index has what the facts say."""
-        assert inspection.claims(self.database) == []
-        state = inspection.read_state(self.database)
-        if self.chroma is not None:
+        assert self.place.claims() == []
+        state = self.place.read_state()
+        if self.index == "file":
+            (index,) = self.hooks()
+            assert index.content() == {id_: (image.version, image.payload) for id_, image in state.facts.items()}
+        elif self.index is not None:
             assert not any(self.open().verify())
-            inspection.check_index(self.client(), self.chroma[2], state.facts)
+            inspection.check_index(self.client(), self.index[2], state.facts)
         return state
 
     def wait_for_the_others(self, number: int) -> None:
@@ -59,8 +72,8 @@ class Shared:
             time.sleep(0.001)
 
 
-def commit_the_slot(directory: str, number: int, times: int, chroma: Any) -> None:
-    shared = Shared(directory, chroma)
+def commit_the_slot(directory: str, number: int, times: int, index: Any) -> None:
+    shared = Shared(directory, index)
     store = shared.open()
     shared.wait_for_the_others(number)
     for turn in range(times):
@@ -71,8 +84,8 @@ def commit_slot(store: MemoryStore, number: int, turn: int) -> None:
     store.commit(Fact(SINGLETON, {"name": "only", "text": f"{number} {turn}"}), session_id=f"session {number}")
 
 
-def compare_and_set(directory: str, number: int, times: int, chroma: Any) -> None:
-    shared = Shared(directory, chroma)
+def compare_and_set(directory: str, number: int, times: int, index: Any) -> None:
+    shared = Shared(directory, index)
     store = shared.open()
     shared.wait_for_the_others(number)
     Log(Path(directory) / "conflicts").write(sum(count_up(store) for _ in range(times)))
@@ -92,16 +105,16 @@ def count_up(store: MemoryStore) -> int:
             conflicts += 1
 
 
-def patch_a_field(directory: str, number: int, times: int, chroma: Any) -> None:
-    shared = Shared(directory, chroma)
+def patch_a_field(directory: str, number: int, times: int, index: Any) -> None:
+    shared = Shared(directory, index)
     store = shared.open()
     shared.wait_for_the_others(number)
     for turn in range(1, times + 1):
         store.update("fields", {"abcd"[number]: turn})
 
 
-def mix(directory: str, number: int, times: int, chroma: Any) -> None:
-    shared = Shared(directory, chroma)
+def mix(directory: str, number: int, times: int, index: Any) -> None:
+    shared = Shared(directory, index)
     store = shared.open()
     shared.wait_for_the_others(number)
     for turn in range(times):

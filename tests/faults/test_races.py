@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -14,17 +15,15 @@ import pytest
 from memstate_core import (
     AsyncInMemoryStorage,
     AsyncMemoryStore,
-    AsyncSQLiteStorage,
     ConflictError,
     Fact,
     InMemoryStorage,
     MemoryStore,
-    SQLiteStorage,
 )
-from tests.faults import inspection
 from tests.faults.forking import ForkServer, read_log, wait_until
 from tests.faults.indexes import Index
 from tests.faults.model import SINGLETON, Model, register
+from tests.faults.places import KINDS, MakePlace
 from tests.faults.races import Shared, change_in_every_way, check_history, commit_slot, count_up
 from tests.servers import chroma_server
 
@@ -35,18 +34,27 @@ def chroma_address() -> Iterator[tuple[str, int]]:
         yield address
 
 
-@pytest.fixture(params=["no index", pytest.param("index", marks=pytest.mark.xdist_group("chroma-server"))])
-def shared(request: pytest.FixtureRequest, tmp_path: Path) -> Shared:
-    if request.param == "no index":
-        return Shared(tmp_path)
-    host, port = request.getfixturevalue("chroma_address")
-    return Shared(tmp_path, [host, port, f"memory-{tmp_path.name}"])
+@pytest.fixture(
+    params=[
+        ("sqlite", None),
+        pytest.param(("sqlite", "chroma"), marks=pytest.mark.xdist_group("chroma-server")),
+        *itertools.product(["postgres", "redis"], [None, "file"]),
+    ],
+    ids=str,
+)
+def shared(request: pytest.FixtureRequest, make_place: MakePlace, tmp_path: Path) -> Shared:
+    kind, index = request.param
+    make_place(kind)
+    if index == "chroma":
+        host, port = request.getfixturevalue("chroma_address")
+        return Shared(tmp_path, [host, port, f"memory-{tmp_path.name}"])
+    return Shared(tmp_path, index)
 
 
 def all_at_once(processes: ForkServer, shared: Shared, function: str, count: int, times: int) -> Model:
     """Run a function in several processes that start together; returns what they leave."""
     directory = Path(shared.directory)
-    workers = [processes.start(f"races:{function}", directory, n, times, shared.chroma) for n in range(count)]
+    workers = [processes.start(f"races:{function}", directory, n, times, shared.index) for n in range(count)]
     ready = [directory / f"ready-{number}" for number in range(count)]
     wait_until(lambda: all(path.exists() for path in ready) or any(w.errors for w in workers), "the start of all")
     (directory / "go").touch()
@@ -65,14 +73,15 @@ def check_slot(state: Model, writers: int, times: int) -> None:
 
 
 def test_processes_on_one_singleton(processes: ForkServer, shared: Shared) -> None:
-    times = 40 if shared.chroma else 500
-    check_slot(all_at_once(processes, shared, "commit_the_slot", 2, times), 2, times)
+    writers, times = (4, 250) if shared.place.is_served else (2, 500)
+    times = times if shared.index is None else 40
+    check_slot(all_at_once(processes, shared, "commit_the_slot", writers, times), writers, times)
 
 
 def test_processes_compare_and_set(processes: ForkServer, shared: Shared) -> None:
     store = shared.open()
     store.commit(Fact("note", {"text": "a counter", "number": 0}, id="counter"))
-    times = 8 if shared.chroma else 100
+    times = 8 if shared.index else 100
     state = all_at_once(processes, shared, "compare_and_set", 4, times)
     assert state.facts["counter"].payload["number"] == 4 * times
     assert state.facts["counter"].version == 4 * times + 1
@@ -82,14 +91,14 @@ def test_processes_compare_and_set(processes: ForkServer, shared: Shared) -> Non
 def test_processes_patch_different_fields(processes: ForkServer, shared: Shared) -> None:
     store = shared.open()
     store.commit(Fact("fields", {}, id="fields"))
-    times = 15 if shared.chroma else 150
+    times = 15 if shared.index else 150
     state = all_at_once(processes, shared, "patch_a_field", 4, times)
     assert state.facts["fields"].payload == {"text": "four fields", **dict.fromkeys("abcd", times)}
     assert state.facts["fields"].version == 4 * times + 1
 
 
 def test_processes_change_everything(processes: ForkServer, shared: Shared) -> None:
-    state = all_at_once(processes, shared, "mix", 3, 8 if shared.chroma else 60)
+    state = all_at_once(processes, shared, "mix", 3, 8 if shared.index else 60)
     operations = {entry.operation for entry in state.entries.values()}
     assert operations >= {"COMMIT", "UPDATE", "TRANSACTION", "ROLLBACK", "REDO"}
 
@@ -102,9 +111,9 @@ def indexes(request: pytest.FixtureRequest) -> list[Index]:
     return [Index()] if request.param == "index" else []
 
 
-@pytest.fixture(params=["memory", "sqlite"])
-def store(request: pytest.FixtureRequest, indexes: list[Index], tmp_path: Path) -> Iterator[MemoryStore]:
-    storage = InMemoryStorage() if request.param == "memory" else SQLiteStorage(tmp_path / "memory.db", timeout=100)
+@pytest.fixture(params=["memory", *KINDS])
+def store(request: pytest.FixtureRequest, indexes: list[Index], make_place: MakePlace) -> Iterator[MemoryStore]:
+    storage = InMemoryStorage() if request.param == "memory" else make_place(request.param).storage()
     with storage, MemoryStore(storage, indexes, claim_timeout=100) as store:
         register(store)
         yield store
@@ -208,18 +217,18 @@ def test_threads_change_everything_and_read(store: MemoryStore) -> None:
 # Tasks
 
 
-@pytest.fixture(params=["memory", "sqlite"])
-async def async_store(request: pytest.FixtureRequest, indexes: list[Index], tmp_path: Path) -> Any:
-    storage = AsyncInMemoryStorage() if request.param == "memory" else AsyncSQLiteStorage(tmp_path / "memory.db")
-    async with storage:
+@pytest.fixture(params=["memory", *KINDS])
+async def async_store(request: pytest.FixtureRequest, indexes: list[Index], make_place: MakePlace) -> Any:
+    place = None if request.param == "memory" else make_place(request.param)
+    async with AsyncInMemoryStorage() if place is None else place.async_storage() as storage:
         store = AsyncMemoryStore(storage, [index.asynchronous() for index in indexes], claim_timeout=100)
         register(store)
         yield store
         for index in indexes:
             assert index.content() == {fact["id"]: (fact["version"], fact["payload"]) for fact in await store.query()}
-        if request.param == "sqlite":
-            inspection.read_state(tmp_path / "memory.db")
-            assert inspection.claims(tmp_path / "memory.db") == []
+        if place is not None:
+            place.read_state()
+            assert place.claims() == []
 
 
 async def test_tasks_on_one_singleton(async_store: AsyncMemoryStore) -> None:

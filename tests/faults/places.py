@@ -1,0 +1,133 @@
+"""Where several processes keep their data: an SQLite file, or what is theirs of a server."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import astuple, dataclass
+from pathlib import Path
+from typing import Any, Self
+
+from memstate_core import AsyncSQLiteStorage, SQLiteStorage
+from memstate_core._bridge import run
+from memstate_core.facts import StoredFact
+from memstate_core.protocols import Selection, StorageTransaction, Work
+from memstate_core.storages.postgres import AsyncPostgresStorage, PostgresStorage
+from memstate_core.storages.redis import AsyncRedisStorage, RedisStorage
+from tests.faults import inspection
+from tests.faults.model import RECORDS, Change, Entry, Image, Model
+
+KINDS = ["sqlite", "postgres", "redis"]
+
+# A patience that outlasts whatever else the machine does.
+PATIENCE = 100.0
+NAMESPACE = "default"
+
+
+@dataclass(frozen=True)
+class Place:
+    """``where`` is a file or a URL, ``name`` that of the schema, or the prefix of the keys."""
+
+    kind: str
+    where: str
+    name: str = ""
+
+    @classmethod
+    def of(cls, directory: str | Path) -> Self:
+        """The place that the processes of a directory share: the one that was put there, or a file in it."""
+        note = Path(directory) / "place.json"
+        return (
+            cls(*json.loads(note.read_text())) if note.exists() else cls("sqlite", str(Path(directory) / "memory.db"))
+        )
+
+    def put_into(self, directory: str | Path) -> None:
+        """Make it the place of a directory."""
+        (Path(directory) / "place.json").write_text(json.dumps(astuple(self)))
+
+    def by_way_of(self, way: Any) -> Place:
+        """The same place, reached through a proxy."""
+        return Place(self.kind, way.through(self.where), self.name)
+
+    @property
+    def is_served(self) -> bool:
+        return self.kind != "sqlite"
+
+    def storage(self, timeout: float = PATIENCE) -> Any:
+        if self.kind == "sqlite":
+            return SQLiteStorage(self.where, timeout=timeout)
+        if self.kind == "postgres":
+            return PostgresStorage(self.where, schema=self.name, timeout=timeout)
+        return RedisStorage(self.where, prefix=self.name, timeout=timeout)
+
+    def async_storage(self, timeout: float = PATIENCE) -> Any:
+        if self.kind == "sqlite":
+            return AsyncSQLiteStorage(self.where, timeout=timeout)
+        if self.kind == "postgres":
+            return AsyncPostgresStorage(self.where, schema=self.name, timeout=timeout)
+        return AsyncRedisStorage(self.where, prefix=self.name, timeout=timeout)
+
+    def claims(self) -> list[str]:
+        if not self.is_served:
+            return inspection.claims(self.where) if Path(self.where).exists() else []
+        return sorted(claim.key for claim in self._look(lambda tx: tx.claims()))
+
+    def read_state(self) -> Model:
+        """Facts and journal as a model, all of one moment; checks on the way that the journal is whole.
+
+        A file is read past MemState. What is on a server is asked of a storage that knows nothing yet, without a
+        store; transactions are numbered by their place in the journal, as storages may leave numbers out.
+        """
+        if not self.is_served:
+            return inspection.read_state(self.where)
+        state = self._look(_state)
+        inspection.check_journal(state)
+        return state
+
+    def _look(self, work: Work[Any]) -> Any:
+        with self.storage() as storage:
+            return run(storage.read(NAMESPACE, work, snapshot=True))
+
+
+async def _state(tx: StorageTransaction) -> Model:
+    facts = {fact.id: _image(fact) for fact in await tx.select(Selection(decode=lambda fact: json.loads(fact.payload)))}
+    journal = list(reversed(await tx.history()))
+    wanted = {
+        (change.fact_id, version)
+        for entry in journal
+        for change in entry.changes
+        for version in (change.before, change.after)
+        if version
+    }
+    versions = {key: _image(fact) for key, fact in (await tx.versions(list(wanted))).items()}
+    for fact_id, image in facts.items():
+        assert versions[fact_id, image.version] == image, f"two versions {image.version} of {fact_id}"
+    number = {entry.seq: place for place, entry in enumerate(journal, start=1)} | {0: 0}
+    entries = {
+        number[entry.seq]: Entry(
+            number[entry.seq],
+            entry.session_id,
+            entry.operation,
+            number[entry.parent],
+            number[entry.head],
+            [
+                Change(id_, versions.get((id_, before)), versions.get((id_, after)))
+                for id_, before, after in entry.changes
+            ],
+        )
+        for entry in journal
+    }
+    sessions = {entry.session_id for entry in journal}
+    positions = {session: await tx.position(session) for session in sessions}
+    heads = {session: (number[at.head], number.get(at.redo, 0)) for session, at in positions.items()}
+    records = {record.key: record.value.decode() for record in await tx.scan(RECORDS)}
+    latest: dict[str, int] = {}
+    for fact_id, version in versions:
+        latest[fact_id] = max(version, latest.get(fact_id, 0))
+    return Model(facts, latest, entries, heads, records)
+
+
+def _image(fact: StoredFact) -> Image:
+    return Image(fact.version, fact.type, json.loads(fact.payload), fact.session_id, bool(fact.ephemeral))
+
+
+MakePlace = Callable[[str], Place]
