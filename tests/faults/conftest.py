@@ -13,7 +13,7 @@ from tests.faults.stores import FLAVOURS, Flavour
 from tests.schemas import Schemas
 
 # The modules whose functions the tests run in processes of their own.
-WORKERS = ["files", "forks", "interrupts", "kills", "leases", "races", "readers"]
+WORKERS = ["files", "forks", "interrupts", "kills", "leases", "races", "readers", "transfers"]
 
 
 @pytest.fixture(scope="session")
@@ -54,7 +54,8 @@ def make_place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[MakeP
 
 
 @pytest.fixture(params=FLAVOURS)
-async def flavour(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Flavour]:
-    flavour = Flavour(request.param, tmp_path / "memory.db")
+async def flavour(request: pytest.FixtureRequest, make_place: MakePlace) -> AsyncIterator[Flavour]:
+    kind = request.param.removeprefix("async ")
+    flavour = Flavour(request.param, None if kind == "memory" else make_place(kind))
     yield flavour
     await flavour.close()

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 from pydantic import BaseModel
 
-from memstate_core import ConflictError, Constraint, Fact, MemoryStore, NotFoundError
+from memstate_core import ConflictError, Constraint, Fact, MemoryStore, NotFoundError, Transaction
 
 Op = Sequence[Any]
 
@@ -294,6 +294,11 @@ def _block(store: MemoryStore, session: str | None, ops: Sequence[Op]) -> Any:
     return tx.transaction_id
 
 
+def nth(history: Sequence[Transaction], seq: int) -> str | None:
+    """The id of a transaction of the model: storages may leave numbers out, and the model does not."""
+    return history[-seq].id if seq else None
+
+
 _PERFORM: dict[str, Callable[..., Any]] = {
     "commit": _commit,
     "update": _update,
@@ -303,5 +308,5 @@ _PERFORM: dict[str, Callable[..., Any]] = {
     "discard": lambda store, session: store.discard_session(session),
     "rollback": lambda store, session, steps, mode: store.rollback(session, steps, on_conflict=mode),
     "redo": lambda store, session, steps, mode: store.redo(session, steps, on_conflict=mode),
-    "checkout": lambda store, session, seq: store.checkout(session, f"tx-{seq}" if seq else None),
+    "checkout": lambda store, session, seq: store.checkout(session, nth(store.history(limit=None), seq)),
 }

@@ -8,35 +8,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from memstate_core import (
-    AsyncInMemoryStorage,
-    AsyncMemoryStore,
-    AsyncSQLiteStorage,
-    InMemoryStorage,
-    MemoryStore,
-    SQLiteStorage,
-)
+from memstate_core import AsyncInMemoryStorage, AsyncMemoryStore, InMemoryStorage, MemoryStore
 from tests.faults.indexes import Index
-from tests.faults.model import RECORDS, Image, Op, perform, record_of, register
+from tests.faults.model import RECORDS, Image, Op, nth, perform, record_of, register
+from tests.faults.places import KINDS, Place
 
-FLAVOURS = ["memory", "sqlite", "async memory", "async sqlite"]
+FLAVOURS = [f"{prefix}{kind}" for prefix in ("", "async ") for kind in ("memory", *KINDS)]
 
 
 @dataclass
 class Flavour:
-    """One kind of storage, and stores on it."""
+    """One kind of storage, and stores on it; ``place`` is None for one in memory."""
 
     name: str
-    database: Path
+    place: Place | None
 
     def __post_init__(self) -> None:
-        kinds = {
-            "memory": InMemoryStorage,
-            "async memory": AsyncInMemoryStorage,
-            "sqlite": lambda: SQLiteStorage(self.database),
-            "async sqlite": lambda: AsyncSQLiteStorage(self.database),
-        }
-        self.storage: Any = kinds[self.name]()
+        if self.place is None:
+            self.storage: Any = AsyncInMemoryStorage() if self.is_async else InMemoryStorage()
+        else:
+            self.storage = self.place.async_storage() if self.is_async else self.place.storage()
 
     @property
     def is_async(self) -> bool:
@@ -45,6 +36,12 @@ class Flavour:
     @property
     def is_sqlite(self) -> bool:
         return self.name.endswith("sqlite")
+
+    @property
+    def database(self) -> Path:
+        """The file, if it is one."""
+        assert self.place is not None
+        return Path(self.place.where)
 
     def open(self, hooks: Sequence[Any] = (), **options: Any) -> Awaited:
         """A store with these hooks; indexes come in the flavour of the store."""
@@ -73,8 +70,10 @@ class Awaited:
 
     async def perform(self, op: Op) -> Any:
         """Carry out an operation of :mod:`tests.faults.model`."""
-        if op[0] != "block" or not isinstance(self.store, AsyncMemoryStore):
+        if not isinstance(self.store, AsyncMemoryStore) or op[0] not in ("block", "checkout"):
             return await awaited(perform(self.store, op))
+        if op[0] == "checkout":
+            return await self.store.checkout(op[1], nth(await self.store.history(limit=None), op[2]))
         async with self.store.transaction(session_id=op[1]) as tx:
             tx.put_record(RECORDS, "block", record_of(op[2]).encode())
             for name, *arguments in op[2]:

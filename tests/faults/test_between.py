@@ -20,10 +20,10 @@ from memstate_core import (
     SQLiteStorage,
 )
 from memstate_core.protocols import Work
-from tests.faults import inspection
 from tests.faults.indexes import Index
 from tests.faults.kills import CASES
-from tests.faults.model import Model, Op, Refused, perform, register
+from tests.faults.model import Model, Op, Refused, nth, perform, register
+from tests.faults.places import KINDS, MakePlace
 from tests.faults.races import check_history
 
 
@@ -87,13 +87,19 @@ OTHERS: dict[str, list[Op]] = {
 }
 
 
-@pytest.fixture(params=["memory", "sqlite"])
-def new_storage(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[[], Any]]:
+@pytest.fixture(params=["memory", *KINDS])
+def new_storage(request: pytest.FixtureRequest, make_place: MakePlace, tmp_path: Path) -> Iterator[Callable[[], Any]]:
     with contextlib.ExitStack() as stack:
         names = map(str, itertools.count())
-        yield lambda: stack.enter_context(
-            InMemoryStorage() if request.param == "memory" else SQLiteStorage(tmp_path / next(names))
-        )
+
+        def new() -> Any:
+            if request.param == "memory":
+                return stack.enter_context(InMemoryStorage())
+            if request.param == "sqlite":
+                return stack.enter_context(SQLiteStorage(tmp_path / next(names)))
+            return stack.enter_context(make_place(request.param).storage())
+
+        yield new
 
 
 def apply_to(model: Model, ops: Sequence[Op]) -> Model:
@@ -227,9 +233,11 @@ def test_between_claim_and_decision(new_storage: Callable[[], Any], case: str, o
     check(store, index, *orders(model, CASES[case].op, done))
 
 
-def test_the_database_has_each_version_once(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_database_has_each_version_once(make_place: MakePlace, kind: str) -> None:
     """What came between had the version number that was planned; the journal keeps both."""
-    with SQLiteStorage(tmp_path / "memory.db") as storage:
+    place = make_place(kind)
+    with place.storage() as storage:
         plain = MemoryStore(storage)
         index = Index()
         store = MemoryStore(storage, [index])
@@ -244,10 +252,10 @@ def test_the_database_has_each_version_once(tmp_path: Path) -> None:
 
         index.fault = happen
         store.update("note-1", {"text": "ours"})
-        state = inspection.read_state(tmp_path / "memory.db")
+        state = place.read_state()
         assert state.facts["note-1"].version == 3
         store.rollback("a")
-        store.checkout("a", "tx-2")
+        store.checkout("a", nth(store.history(limit=None), 2))
         (fact,) = store.query()
         assert (fact["version"], fact["payload"]["text"]) == (2, "theirs")
-        inspection.read_state(tmp_path / "memory.db")
+        place.read_state()

@@ -62,6 +62,7 @@ class Everything:
             await self.store.journal(),
             [index.content() for index in self.indexes],
             inspection.dump(self.flavour.database) if self.flavour.is_sqlite else None,
+            self.flavour.place.claims() if self.flavour.place is not None else None,
             await self.store.scan_records(RECORDS),
         )
 
@@ -72,9 +73,9 @@ class Everything:
         for index in self.indexes:
             assert index.content() == {id_: (image.version, image.payload) for id_, image in facts.items()}
         assert not any(await self.store.verify())
-        if self.flavour.is_sqlite:
-            assert not inspection.differences(inspection.read_state(self.flavour.database), model)
-            assert inspection.claims(self.flavour.database) == []
+        if self.flavour.place is not None:
+            assert not inspection.differences(self.flavour.place.read_state(), model)
+            assert self.flavour.place.claims() == []
 
 
 async def prepare(store: Awaited, before: Sequence[Any]) -> Model:

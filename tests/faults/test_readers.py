@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-from memstate_core import Change, Fact, HookError, InMemoryStorage, MemoryStore, SearchResult, SQLiteStorage
+from memstate_core import Change, Fact, HookError, InMemoryStorage, MemoryStore, SearchResult
 from memstate_core.protocols import Scope
-from tests.faults import inspection
 from tests.faults.forking import ForkServer, wait_until
 from tests.faults.indexes import Index
 from tests.faults.model import register
+from tests.faults.places import KINDS, MakePlace
 from tests.faults.races import Shared
 from tests.faults.readers import PAIR, write_pair
 from tests.faults.stores import Awaited, Flavour
@@ -124,9 +124,9 @@ def check_pair(facts: list[dict[str, Any]]) -> None:
     assert len({fact["payload"]["number"] for fact in facts}) <= 1, facts
 
 
-@pytest.mark.parametrize("kind", ["memory", "sqlite"])
-def test_threads_see_whole_transactions(kind: str, tmp_path: Path) -> None:
-    with InMemoryStorage() if kind == "memory" else SQLiteStorage(tmp_path / "memory.db", timeout=LONG) as storage:
+@pytest.mark.parametrize("kind", ["memory", *KINDS])
+def test_threads_see_whole_transactions(kind: str, make_place: MakePlace) -> None:
+    with InMemoryStorage() if kind == "memory" else make_place(kind).storage() as storage:
         index = Index()
         writers = [MemoryStore(storage, hooks, claim_timeout=LONG) for hooks in ([index], [index])]
         reader = MemoryStore(storage, [index])
@@ -153,10 +153,10 @@ def test_threads_see_whole_transactions(kind: str, tmp_path: Path) -> None:
         assert not any(reader.verify())
 
 
-@pytest.mark.parametrize("kind", ["memory", "sqlite"])
-def test_search_while_a_deletion_fails(kind: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["memory", *KINDS])
+def test_search_while_a_deletion_fails(kind: str, make_place: MakePlace) -> None:
     """A fact that is committed all the time is found, also when the index did without it for a while."""
-    with InMemoryStorage() if kind == "memory" else SQLiteStorage(tmp_path / "memory.db") as storage:
+    with InMemoryStorage() if kind == "memory" else make_place(kind).storage() as storage:
         index = Index()
         deleted, searched, undone = threading.Event(), threading.Event(), threading.Event()
 
@@ -232,7 +232,11 @@ async def test_verify_does_not_mistake_work_for_drift(flavour: Flavour, monkeypa
     assert (drift.missing, drift.stale, drift.orphaned) == ((), ("left",), ("nothing",))
 
 
-def test_processes_see_whole_transactions(processes: ForkServer, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", KINDS)
+def test_processes_see_whole_transactions(
+    processes: ForkServer, make_place: MakePlace, kind: str, tmp_path: Path
+) -> None:
+    make_place(kind)
     shared = Shared(tmp_path)
     store = shared.open()
     workers = [processes.start("readers:write_pairs", tmp_path, number) for number in range(2)]
@@ -245,7 +249,7 @@ def test_processes_see_whole_transactions(processes: ForkServer, tmp_path: Path)
         seen.add(facts[0]["version"] if facts else 0)
         if len(seen) % 10 == 1:
             # A snapshot of facts and journal: the one is what the other comes to.
-            inspection.read_state(shared.database)
+            shared.place.read_state()
         return len(seen) > 50
 
     wait_until(enough, "fifty different states")

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from memstate_core import ConflictError, InMemoryStorage, MemoryStore, Moved, SQLiteStorage
+from memstate_core import ConflictError, InMemoryStorage, MemoryStore, Moved
 from tests.faults.indexes import Index
 from tests.faults.model import SINGLETON, Model, Op, Refused, perform, register
+from tests.faults.places import KINDS, MakePlace
 from tests.faults.races import check_history
 
 # Few of each, so that they meet.
@@ -43,10 +43,9 @@ elsewhere = st.tuples(st.just("checkout"), SESSIONS, st.integers(0, 30)).map(lis
 operations = st.lists(one | one | block | whole | back | back | forth | elsewhere, min_size=4, max_size=30)
 
 
-@pytest.fixture(scope="module", params=["memory", "sqlite"])
-def storage(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    directory: Path = tmp_path_factory.mktemp("sessions")
-    with InMemoryStorage() if request.param == "memory" else SQLiteStorage(directory / "memory.db") as storage:
+@pytest.fixture(params=["memory", *KINDS])
+def storage(request: pytest.FixtureRequest, make_place: MakePlace) -> Iterator[Any]:
+    with InMemoryStorage() if request.param == "memory" else make_place(request.param).storage() as storage:
         yield storage
 
 
@@ -75,10 +74,10 @@ def test_sessions_are_isolated(storage: Any, ops: list[Op]) -> None:
     index = Index()
     with MemoryStore(storage, [index], namespace=next(namespaces)) as store:
         register(store)
-        model, seqs = Model(), {0: 0}
+        model = Model()
         for op in ops:
             if (known := _with_known_target(op, model)) is not None:
-                model = _step(store, model, known, seqs)
+                model = _step(store, model, known)
         assert index.content() == {fact["id"]: (fact["version"], fact["payload"]) for fact in store.query()}
         check_history(store)
 
@@ -93,8 +92,8 @@ def _with_known_target(op: Op, model: Model) -> Op | None:
     return op
 
 
-def _step(store: MemoryStore, model: Model, op: Op, seqs: dict[int, int]) -> Model:
-    """Carry an operation out on both and compare; ``seqs`` are the store's of the model's transactions."""
+def _step(store: MemoryStore, model: Model, op: Op) -> Model:
+    """Carry an operation out on both and compare."""
     before = {fact["id"]: fact for fact in store.query()}
     last = _last(store)
     writers = {id_: _writer(store, id_, fact["version"]) for id_, fact in before.items()} if op[0] == "rollback" else {}
@@ -102,14 +101,13 @@ def _step(store: MemoryStore, model: Model, op: Op, seqs: dict[int, int]) -> Mod
         expected = model.after(op)
     except Refused as refused:
         with pytest.raises(refused.error):
-            perform(store, _translated(op, seqs))
+            perform(store, op)
         assert {fact["id"]: fact for fact in store.query()} == before
         assert _last(store) == last
         return model
-    result = perform(store, _translated(op, seqs))
+    result = perform(store, op)
     if len(expected.entries) > len(model.entries):
         assert _last(store) > last
-        seqs[len(expected.entries)] = _last(store)
     else:
         assert _last(store) == last
     after = {fact["id"]: fact for fact in store.query()}
@@ -137,10 +135,6 @@ def _writer(store: MemoryStore, fact_id: str, version: int) -> str | None:
 def _last(store: MemoryStore) -> int:
     """The seq of the newest transaction."""
     return next((transaction.seq for transaction in store.history(limit=1)), 0)
-
-
-def _translated(op: Op, seqs: dict[int, int]) -> Op:
-    return ["checkout", op[1], seqs[op[2]]] if op[0] == "checkout" else op
 
 
 def _plain(facts: dict[str, Any]) -> dict[str, Any]:
