@@ -42,13 +42,13 @@ class Index:
 
     def search(self, query: str, limit: int, scope: Scope) -> list[SearchResult]:
         """Everything, however unlike the query."""
-        return [SearchResult(id_, 1.0, version) for id_, (version, _) in list(self._content.items())[:limit]]
+        return [SearchResult(id_, 1.0, version) for id_, (version, _) in list(self.content().items())[:limit]]
 
     def similarity(self, query: str, facts: Sequence[Fact]) -> list[SearchResult]:
         return [SearchResult(fact.id, 1.0, fact.version) for fact in facts]
 
     def scan(self) -> dict[str, int]:
-        return {id_: version for id_, (version, _) in list(self._content.items())}
+        return {id_: version for id_, (version, _) in self.content().items()}
 
     def content(self) -> Content:
         return dict(self._content)
@@ -117,9 +117,6 @@ class FileIndex(Index):
     def content(self) -> Content:
         rows = self._execute("SELECT id, version, payload FROM entries")
         return {id_: (version, json.loads(payload)) for id_, version, payload in rows}
-
-    def scan(self) -> dict[str, int]:
-        return {id_: version for id_, (version, _) in self.content().items()}
 
     def _make(self, changes: Sequence[Change]) -> None:
         for change in changes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -13,11 +14,13 @@ from typing import Any
 import chromadb
 from chromadb.config import Settings
 
-from memstate_core import AsyncMemoryStore, AsyncSQLiteStorage, Change, ConflictError, MemoryStore, SQLiteStorage
+from memstate_core import AsyncMemoryStore, Change, ConflictError, MemoryStore
 from tests.faults import inspection
 from tests.faults.forking import Log, read_log
-from tests.faults.model import SINGLETON, Model, Refused, perform, register
-from tests.faults.watching import At, Board, KillAt, WatchedChroma, WatchedStorage
+from tests.faults.indexes import FileIndex
+from tests.faults.model import SINGLETON, Image, Model, Refused, perform, register
+from tests.faults.places import Place
+from tests.faults.watching import At, Board, KillAt, WatchedChroma, WatchedStorage, watched_file_index
 
 SESSIONS = ["a", "b", None]
 IDS = [f"note-{number}" for number in range(6)]
@@ -26,13 +29,13 @@ WORDS = ["amber", "birch", "cedar", "dune", "ember", "fjord", "grove", "heath"]
 
 @dataclass
 class Files:
-    """What outlives the processes of one test."""
+    """What outlives the processes of one test: beside a file Chroma's, beside what is on a server a smaller index."""
 
     directory: Path
 
     @property
-    def database(self) -> Path:
-        return self.directory / "memory.db"
+    def place(self) -> Place:
+        return Place.of(self.directory)
 
     @property
     def log(self) -> Path:
@@ -42,24 +45,42 @@ class Files:
     def board(self) -> Path:
         return self.directory / "board"
 
-    def open(self, at: At, *more: Any) -> tuple[MemoryStore, Any]:
-        """A store, with more hooks than Chroma perhaps, and Chroma's client, to look at the index past the store."""
-        client = chromadb.PersistentClient(self.directory / "chroma", Settings(anonymized_telemetry=False))
-        hook = WatchedChroma(client, "memory", inspection.EMBEDDER, text_field="text")
-        hook.at = at
-        # A patience that outlasts whatever else the machine does; nobody holds the lock for long.
-        storage = WatchedStorage(SQLiteStorage(self.database, timeout=60), at)
-        self.hooks = [hook, *more]
+    def open(self, at: At, *more: Any) -> MemoryStore:
+        """A store, with more hooks than the index perhaps."""
+        self.hooks = [self._index(at), *more]
+        storage = WatchedStorage(self.place.as_client(client_name(os.getpid())).storage(), at)
         store = MemoryStore(storage, self.hooks, claim_timeout=60)
         register(store)
-        return store, client
+        return store
+
+    def _index(self, at: At) -> Any:
+        if self.place.is_served:
+            return watched_file_index(self.directory / "index.db", at)
+        hook = WatchedChroma(self._chroma(), "memory", inspection.EMBEDDER, text_field="text")
+        hook.at = at
+        return hook
+
+    def _chroma(self) -> Any:
+        return chromadb.PersistentClient(self.directory / "chroma", Settings(anonymized_telemetry=False))
+
+    def check_index(self, facts: dict[str, Image]) -> None:
+        """The index, looked at past the store, has what the facts say."""
+        if self.place.is_served:
+            content = FileIndex(self.directory / "index.db").content()
+            assert content == {id_: (image.version, image.payload) for id_, image in facts.items()}
+        else:
+            inspection.check_index(self._chroma(), "memory", facts)
 
     async def use_asynchronously(self) -> None:
         """The first use of an asynchronous store on the same files and hooks."""
-        async with AsyncSQLiteStorage(self.database, timeout=60) as storage:
+        async with self.place.async_storage() as storage:
             store = AsyncMemoryStore(storage, self.hooks, claim_timeout=60)
             register(store)
             await store.get("note-0")
+
+
+def client_name(pid: int) -> str:
+    return f"killed-{pid}"
 
 
 def replay(log: Sequence[Any]) -> tuple[Model, Any]:
@@ -80,7 +101,7 @@ def replay(log: Sequence[Any]) -> tuple[Model, Any]:
 def settle(files: Files, log: Log) -> Model:
     """Compare what is there with what had returned; what was in flight either happened or did not."""
     model, pending = replay(log.read())
-    state = inspection.read_state(files.database)
+    state = files.place.read_state()
     wrong = inspection.differences(state, model)
     if pending is None:
         assert not wrong, wrong
@@ -95,11 +116,11 @@ def settle(files: Files, log: Log) -> Model:
     return model
 
 
-def check(store: MemoryStore, client: Any, files: Files, model: Model) -> None:
+def check(store: MemoryStore, files: Files, model: Model) -> None:
     """No claim is left, and the index has what the facts say."""
-    assert inspection.claims(files.database) == []
+    assert files.place.claims() == []
     assert not any(store.verify()), store.verify()
-    inspection.check_index(client, "memory", model.facts)
+    files.check_index(model.facts)
     found = store.search(" ".join(WORDS), limit=len(model.facts) + 1)
     assert {result.fact.id: result.fact.version for result in found} == {
         id_: image.version for id_, image in model.facts.items()
@@ -124,11 +145,11 @@ def work_until_killed(directory: str, seed: int, use: str) -> None:
     board = Board(files.board)
     board.at("starting")
     log = Log(files.log)
-    store, client = files.open(board.at)
+    store = files.open(board.at)
     board.at("recovering")
     USES[use](store, files)
     model = settle(files, log)
-    check(store, client, files, model)
+    check(store, files, model)
     for op in random_operations(random.Random(seed), model_of := [model]):
         board.at("between two calls")
         log.write({"begin": op})
@@ -149,9 +170,9 @@ def work_until_killed(directory: str, seed: int, use: str) -> None:
 def check_only(directory: str, use: str) -> None:
     """Check what the last of them left."""
     files = Files(Path(directory))
-    store, client = files.open(lambda point: None)
+    store = files.open(lambda point: None)
     USES[use](store, files)
-    check(store, client, files, settle(files, Log(files.log)))
+    check(store, files, settle(files, Log(files.log)))
 
 
 def random_operations(rng: random.Random, model_of: Sequence[Model]) -> Iterator[list[Any]]:
@@ -269,7 +290,7 @@ def be_killed_in(directory: str, case: str, point: str | None, n: int, broken: b
     files = Files(Path(directory))
     log = Log(files.log)
     at = KillAt(point, n)
-    store, _ = files.open(at, *([Broken(at)] if broken else []))
+    store = files.open(at, *([Broken(at)] if broken else []))
     for op in CASES[case].before:
         log.write({"begin": op})
         perform(store, op)
@@ -288,7 +309,7 @@ def be_killed_in_recovery(directory: str, use: str, point: str | None, n: int) -
     """Heal what another process left, to be killed meanwhile."""
     files = Files(Path(directory))
     at = KillAt(point, n)
-    store, _ = files.open(at)
+    store = files.open(at)
     at.armed = True
     USES[use](store, files)
     at.armed = False
@@ -300,17 +321,17 @@ def check_left(directory: str, use: str, expected: str) -> None:
     files = Files(Path(directory))
     log = Log(files.log)
     search_in_doubt(files)
-    store, client = files.open(lambda point: None, Broken(KillAt()))
+    store = files.open(lambda point: None, Broken(KillAt()))
     USES[use](store, files)
     model = settle(files, log)
     assert log.read()[-1] == {"end": expected}
-    check(store, client, files, model)
+    check(store, files, model)
     # What was healed can be changed again.
     for op in (["discard", "a"], ["rollback", "a", 1, "raise"]):
         perform(store, op)
         model = model.after(op)
-    assert not inspection.differences(inspection.read_state(files.database), model)
-    check(store, client, files, model)
+    assert not inspection.differences(files.place.read_state(), model)
+    check(store, files, model)
 
 
 def search_in_doubt(files: Files) -> None:
@@ -320,12 +341,12 @@ def search_in_doubt(files: Files) -> None:
         if point == "apply: begins":
             raise ConnectionError("the index cannot be written")
 
-    store, _ = files.open(be_away)
-    claimed = inspection.claims(files.database)
+    store = files.open(be_away)
+    claimed = files.place.claims()
     found = {result.fact.id: (result.fact.version, result.fact.payload) for result in store.search("note", limit=50)}
-    facts = inspection.read_state(files.database).facts
+    facts = files.place.read_state().facts
     assert found == {id_: (image.version, image.payload) for id_, image in facts.items()}
-    assert inspection.claims(files.database) == claimed
+    assert files.place.claims() == claimed
 
 
 def points_of(directory: Path) -> list[tuple[str, int]]:

@@ -8,6 +8,9 @@ from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any, Self
 
+import psycopg
+import redis
+
 from memstate_core import AsyncSQLiteStorage, SQLiteStorage
 from memstate_core._bridge import run
 from memstate_core.facts import StoredFact
@@ -15,6 +18,7 @@ from memstate_core.protocols import Selection, StorageTransaction, Work
 from memstate_core.storages.postgres import AsyncPostgresStorage, PostgresStorage
 from memstate_core.storages.redis import AsyncRedisStorage, RedisStorage
 from tests.faults import inspection
+from tests.faults.forking import wait_until
 from tests.faults.model import RECORDS, Change, Entry, Image, Model
 
 KINDS = ["sqlite", "postgres", "redis"]
@@ -47,6 +51,23 @@ class Place:
     def by_way_of(self, way: Any) -> Place:
         """The same place, reached through a proxy."""
         return Place(self.kind, way.through(self.where), self.name)
+
+    def as_client(self, name: str) -> Place:
+        """The same place, whose server knows this client by a name."""
+        if not self.is_served:
+            return self
+        option = "application_name" if self.kind == "postgres" else "client_name"
+        return Place(self.kind, f"{self.where}{'&' if '?' in self.where else '?'}{option}={name}", self.name)
+
+    def wait_until_gone(self, name: str) -> None:
+        """Wait until the server has done all that a client had sent before it was killed."""
+        if self.kind == "postgres":
+            with psycopg.connect(self.where, autocommit=True) as connection:
+                query = "SELECT 1 FROM pg_stat_activity WHERE application_name = %s"
+                wait_until(lambda: not connection.execute(query, [name]).fetchall(), f"the end of {name}")
+        elif self.kind == "redis":
+            with redis.Redis.from_url(self.where) as client:
+                wait_until(lambda: name not in {one["name"] for one in client.client_list()}, f"the end of {name}")
 
     @property
     def is_served(self) -> bool:

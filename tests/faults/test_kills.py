@@ -1,4 +1,6 @@
-"""``kill -9`` of a real process with a real SQLite file and a real persistent Chroma, at any moment and at every step.
+"""``kill -9`` of a real process, at any moment and at every step.
+
+The databases are real ones, and the index beside an SQLite file is a real persistent Chroma.
 
 A process checks what its predecessor left (no drift, the journal whole, nothing lost that had returned), carries on
 with random operations and is killed in turn. The kills are real ones, from outside, at random times.
@@ -16,34 +18,43 @@ import pytest
 
 from tests.faults import inspection
 from tests.faults.forking import ForkServer, Worker, read_log, wait_until
-from tests.faults.kills import CASES, USES, Files, points_of
+from tests.faults.kills import CASES, USES, Files, client_name, points_of
+from tests.faults.places import MakePlace
 from tests.faults.watching import POINTS, Board
 
-BATCHES = 8
-KILLS = 25
+# For each kind of storage 200 kills; those with Chroma take longer, so that they are spread.
+BATCHES = [(kind, batch) for kind, count in (("sqlite", 8), ("postgres", 4), ("redis", 4)) for batch in range(count)]
+KILLS = {"sqlite": 25, "postgres": 50, "redis": 50}
 
 # Where a process may be killed; some kills are aimed, so that these are not all met in the longest step.
 AIMS = [point for point in POINTS if point.partition(":")[0] in ("reading", "prepare", "claim", "apply", "decide")]
 
 
-@pytest.mark.parametrize("batch", range(BATCHES))
+@pytest.mark.parametrize(("kind", "batch"), BATCHES)
 def test_killed_at_random(
-    batch: int, processes: ForkServer, tmp_path: Path, record_property: Callable[[str, object], None]
+    kind: str,
+    batch: int,
+    processes: ForkServer,
+    make_place: MakePlace,
+    tmp_path: Path,
+    record_property: Callable[[str, object], None],
 ) -> None:
     rng = random.Random(batch)
+    place = make_place(kind)
     files = Files(tmp_path)
     board = Board(files.board)
     fell: Counter[str] = Counter()
     left: Counter[bool] = Counter()
-    for number in range(KILLS):
-        aim = AIMS[(batch * KILLS + number) // 3 % len(AIMS)] if number % 3 == 0 else "starting"
+    for number in range(KILLS[kind]):
+        aim = AIMS[(batch * KILLS[kind] + number) // 3 % len(AIMS)] if number % 3 == 0 else "starting"
         board.at("starting")
         board.linger_at("starting")
         worker = processes.start("kills:work_until_killed", tmp_path, rng.getrandbits(32), rng.choice(list(USES)))
         _wait_for_the_moment(worker, board, aim, rng)
         assert worker.kill() == -9, worker.errors
         fell[board.point] += 1
-        left[bool(files.database.exists() and inspection.claims(files.database))] += 1
+        place.wait_until_gone(client_name(worker.pid))
+        left[bool(place.claims())] += 1
     processes.run("kills:check_only", tmp_path, "recover")
     record_property("kills", dict(fell))
     record_property("left claims", left[True])

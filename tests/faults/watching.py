@@ -14,9 +14,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from memstate_core import Change, SQLiteStorage
+from memstate_core import Change
 from memstate_core.hooks.chroma import ChromaBatch, ChromaSyncHook
 from memstate_core.protocols import Batch, StorageTransaction, Work
+from tests.faults.indexes import FileIndex
 
 POINTS = (
     "starting",
@@ -92,11 +93,11 @@ class KillAt:
 
 
 class WatchedStorage:
-    """SQLite, telling ``at`` of every write."""
+    """A storage that tells ``at`` of every write; a server's does all of it between "written" and "committed"."""
 
     is_async = False
 
-    def __init__(self, storage: SQLiteStorage, at: At) -> None:
+    def __init__(self, storage: Any, at: At) -> None:
         self._storage = storage
         self._at = at
 
@@ -165,3 +166,21 @@ class WatchedChroma(ChromaSyncHook):
             self.at("apply: half done")
         super().apply(changes)
         self.at("apply: done")
+
+
+_OF_AN_INDEX = {
+    "prepare": ("prepare: begins", "prepare: done"),
+    "before": ("apply: begins",),
+    "half": ("apply: half done",),
+    "after": ("apply: done",),
+}
+
+
+def watched_file_index(path: Path, at: At) -> FileIndex:
+    """An index in a file, with the same points."""
+
+    def tell(step: str, changes: Sequence[Change]) -> None:
+        for point in _OF_AN_INDEX[step]:
+            at(point)
+
+    return FileIndex(path, tell)
