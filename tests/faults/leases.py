@@ -9,17 +9,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from memstate_core import Change, ConflictError, MemoryStore, SQLiteStorage
+from memstate_core import Change, ConflictError, MemoryStore
 from tests.faults.indexes import FileIndex
 from tests.faults.model import register
+from tests.faults.places import Place
 
 LEASE = 0.3
 
 
 def open_store(directory: str | Path, fault: Any = None) -> tuple[MemoryStore, FileIndex]:
     index = FileIndex(Path(directory) / "index.db", fault)
-    storage = SQLiteStorage(Path(directory) / "memory.db", timeout=100)
-    store = MemoryStore(storage, [index], lease=LEASE, claim_timeout=100)
+    store = MemoryStore(Place.of(directory).storage(), [index], lease=LEASE, claim_timeout=100)
     register(store)
     return store, index
 

@@ -50,7 +50,7 @@ def test_killed_at_random(
         board.at("starting")
         board.linger_at("starting")
         worker = processes.start("kills:work_until_killed", tmp_path, rng.getrandbits(32), rng.choice(list(USES)))
-        _wait_for_the_moment(worker, board, aim, rng)
+        _wait_for_the_moment(worker, board, aim, rng, 0.1 if place.is_served else 0.3)
         assert worker.kill() == -9, worker.errors
         fell[board.point] += 1
         place.wait_until_gone(client_name(worker.pid))
@@ -65,16 +65,16 @@ def test_killed_at_random(
     assert len(fell) >= 5
 
 
-def _wait_for_the_moment(worker: Worker, board: Board, aim: str, rng: random.Random) -> None:
+def _wait_for_the_moment(worker: Worker, board: Board, aim: str, rng: random.Random, seconds: float) -> None:
     if aim == "starting" and rng.random() < 0.2:  # as it looks at what its predecessor left
         wait_until(lambda: board.point != "starting" or worker.errors, "the start")
         time.sleep(rng.uniform(0, 0.05))
         return
     wait_until(lambda: board.point not in ("starting", "recovering") or worker.errors, "the first operation")
     if aim == "starting":
-        time.sleep(rng.uniform(0, 0.3))
+        time.sleep(rng.uniform(0, seconds))
         return
-    time.sleep(rng.uniform(0, 0.15))
+    time.sleep(rng.uniform(0, seconds / 2))
     board.linger_at(aim)
     wait_until(lambda: board.point == aim or worker.errors, aim)
     time.sleep(rng.uniform(0, 0.001))

@@ -10,15 +10,16 @@ from typing import Any
 import pytest
 
 from memstate_core import Fact, Recovered
-from tests.faults import inspection
 from tests.faults.forking import ForkServer, Worker, wait_until
 from tests.faults.leases import LEASE, open_store
+from tests.faults.places import KINDS, MakePlace, Place
 from tests.faults.races import Shared
 
 
-@pytest.fixture
-def fields(tmp_path: Path) -> Path:
+@pytest.fixture(params=KINDS)
+def fields(request: pytest.FixtureRequest, make_place: MakePlace, tmp_path: Path) -> Path:
     """A store's directory with one fact."""
+    make_place(request.param)
     store, _ = open_store(tmp_path)
     store.commit(Fact("fields", {}, id="fields"))
     return tmp_path
@@ -86,7 +87,7 @@ def test_it_carries_on_while_another_is_in_the_midst(
     other.finish()
     stopped.finish()
     check(fields, b=1, **{} if expected_version else {"a": 1})
-    assert inspection.claims(fields / "memory.db") == []
+    assert Place.of(fields).claims() == []
 
 
 def test_another_process_dies_while_this_one_goes_on(processes: ForkServer, fields: Path) -> None:
@@ -98,7 +99,7 @@ def test_another_process_dies_while_this_one_goes_on(processes: ForkServer, fiel
     assert index.content()["fields"][1]["b"] == 1
     assert other.kill() == -9
     assert [found.fact.payload["b"] for found in store.search("four fields")] == [0]
-    assert inspection.claims(fields / "memory.db") == []
+    assert Place.of(fields).claims() == []
     assert index.content()["fields"][1]["b"] == 0
     assert not any(store.verify())
 
