@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import sys
 import uuid
 from collections.abc import AsyncIterator, Iterator
@@ -8,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from tests.faults.forking import ForkServer
-from tests.faults.places import MakePlace, Place
+from tests.faults.places import KINDS, MakePlace, Place
 from tests.faults.stores import FLAVOURS, Flavour
 from tests.schemas import Schemas
+from tests.servers import Proxy, proxy
 
 # The modules whose functions the tests run in processes of their own.
 WORKERS = ["files", "forks", "interrupts", "kills", "leases", "races", "readers", "transfers"]
@@ -51,6 +53,15 @@ def make_place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[MakeP
     yield make
     if taken:
         request.getfixturevalue("schemas").give_back(taken)
+
+
+@pytest.fixture(scope="session")
+def ways(request: pytest.FixtureRequest) -> Iterator[dict[str, Proxy]]:
+    """Proxies before the servers, by kind."""
+    with contextlib.ExitStack() as stack:
+        yield {
+            kind: stack.enter_context(proxy(request.getfixturevalue(kind).url)) for kind in KINDS if kind != "sqlite"
+        }
 
 
 @pytest.fixture(params=FLAVOURS)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -25,7 +25,6 @@ KINDS = ["sqlite", "postgres", "redis"]
 
 # A patience that outlasts whatever else the machine does.
 PATIENCE = 100.0
-NAMESPACE = "default"
 
 
 @dataclass(frozen=True)
@@ -35,6 +34,7 @@ class Place:
     kind: str
     where: str
     name: str = ""
+    namespace: str = "default"
 
     @classmethod
     def of(cls, directory: str | Path) -> Self:
@@ -50,14 +50,14 @@ class Place:
 
     def by_way_of(self, way: Any) -> Place:
         """The same place, reached through a proxy."""
-        return Place(self.kind, way.through(self.where), self.name)
+        return replace(self, where=way.through(self.where))
 
     def as_client(self, name: str) -> Place:
         """The same place, whose server knows this client by a name."""
         if not self.is_served:
             return self
         option = "application_name" if self.kind == "postgres" else "client_name"
-        return Place(self.kind, f"{self.where}{'&' if '?' in self.where else '?'}{option}={name}", self.name)
+        return replace(self, where=f"{self.where}{'&' if '?' in self.where else '?'}{option}={name}")
 
     def wait_until_gone(self, name: str) -> None:
         """Wait until the server has done all that a client had sent before it was killed."""
@@ -106,7 +106,7 @@ class Place:
 
     def _look(self, work: Work[Any]) -> Any:
         with self.storage() as storage:
-            return run(storage.read(NAMESPACE, work, snapshot=True))
+            return run(storage.read(self.namespace, work, snapshot=True))
 
 
 async def _state(tx: StorageTransaction) -> Model:

@@ -11,7 +11,7 @@ from typing import Any
 from memstate_core import AsyncInMemoryStorage, AsyncMemoryStore, InMemoryStorage, MemoryStore
 from tests.faults.indexes import Index
 from tests.faults.model import RECORDS, Image, Op, nth, perform, record_of, register
-from tests.faults.places import KINDS, Place
+from tests.faults.places import KINDS, PATIENCE, Place
 
 FLAVOURS = [f"{prefix}{kind}" for prefix in ("", "async ") for kind in ("memory", *KINDS)]
 
@@ -22,12 +22,13 @@ class Flavour:
 
     name: str
     place: Place | None
+    timeout: float = PATIENCE
 
     def __post_init__(self) -> None:
         if self.place is None:
             self.storage: Any = AsyncInMemoryStorage() if self.is_async else InMemoryStorage()
         else:
-            self.storage = self.place.async_storage() if self.is_async else self.place.storage()
+            self.storage = (self.place.async_storage if self.is_async else self.place.storage)(self.timeout)
 
     @property
     def is_async(self) -> bool:

@@ -92,6 +92,11 @@ class Proxy:
         """The connection breaks before the server gets the n-th request from now."""
         return self._add(Fault(nth=nth, containing=containing, forward=False))
 
+    def forget(self) -> None:
+        """Takes back the faults that have not happened."""
+        with self._changed:
+            self._faults.clear()
+
     def cut(self) -> None:
         """Breaks every connection now; new ones are taken."""
         with self._changed:
