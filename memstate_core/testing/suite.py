@@ -16,6 +16,7 @@ from memstate_core.testing.going_back import (
 )
 from memstate_core.testing.hook_transactions import TestBesideAHook, TestFailingHooks, TestInDoubt
 from memstate_core.testing.namespaces import TestNamespaces
+from memstate_core.testing.odd_names import TestNoNames, TestOddNames
 from memstate_core.testing.opening import TestClosing, TestReopening
 from memstate_core.testing.outbox import TestOutbox
 from memstate_core.testing.racing import TestRacing
@@ -62,6 +63,8 @@ __all__ = [
     "TestMigrations",
     "TestModels",
     "TestNamespaces",
+    "TestNoNames",
+    "TestOddNames",
     "TestOutbox",
     "TestOwners",
     "TestQuery",

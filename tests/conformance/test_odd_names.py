@@ -1,0 +1,1 @@
+from memstate_core.testing.odd_names import *  # noqa: F403
