@@ -354,7 +354,8 @@ class Runner:
         except (NeedsExclusiveRight, *DriverError):
             raise
         except Exception as error:
-            if (fast and (tx.guessed or lease.asked > 1)) or mode is Mode.QUEUE:
+            misled = tx.guessed or (lease.asked > 1 and not lease.begun)
+            if (fast and misled) or mode is Mode.QUEUE:
                 self._forget(namespace, tx)
                 raise _Doubtful from error
             raise

@@ -24,6 +24,7 @@ from memstate_core.storages._postgres_tables import (
     VERSIONS,
     Statement,
     compiled,
+    in_order,
 )
 
 _TEXTS: Final = postgresql.ARRAY(sa.Text)
@@ -45,6 +46,11 @@ def _any(column: sa.ColumnElement[Any], name: str, type_: Any = _TEXTS) -> sa.Co
 
 def _of_namespace(table: sa.FromClause) -> sa.ColumnElement[bool]:
     condition: sa.ColumnElement[bool] = table.c.namespace == _value("namespace")
+    return condition
+
+
+def _in_order(table: sa.FromClause) -> sa.ColumnElement[bool]:
+    condition: sa.ColumnElement[bool] = in_order(table) == _value("namespace")
     return condition
 
 
@@ -163,7 +169,8 @@ NEXT_IN_SESSION: Final = {
 def history(session: bool | None, fact: bool, mark: bool, before: bool, limit: bool) -> Statement:
     """Journal entries; ``session`` None: of any, False: of no session."""
     t = TRANSACTIONS
-    statement = sa.select(*ENTRY).where(_of_namespace(t)).order_by(t.c.seq.desc())
+    narrowed = session is not None or fact or mark
+    statement = sa.select(*ENTRY).where((_of_namespace if narrowed else _in_order)(t)).order_by(t.c.seq.desc())
     if fact:
         id_ = _value("fact_id")
         changed_by = (
@@ -238,30 +245,30 @@ def selection(
     any of ``=<>``. ``after``: those behind an ordinal.
     """
     f, x = FACTS, FIELDS
-    conditions = [_of_namespace(f)]
-    if typename:
+    by_ordinal = field is not None or not (typename or session is not None)
+    conditions = [(_in_order if by_ordinal else _of_namespace)(f)]
+    if typename and field is None:
         conditions.append(f.c.type == _value("type"))
     if session is not None:
         conditions.append(f.c.session_id == _value("session_id") if session else f.c.session_id.is_(None))
     if after:
         conditions.append(f.c.ordinal > _number("after"))
-    source: sa.FromClause = f
     if field is not None:
+        # The type is in the field's key. An array is always made before the facts are looked up, one by one.
         column, _, bounds = field.partition(":")
-        value = _value("low", sa.Numeric()) if column == "number" else _value("low")
-        high = _value("high", sa.Numeric()) if column == "number" else _value("high")
-        source = f.join(x, sa.and_(_of_namespace(x), x.c.ordinal == f.c.ordinal))
-        conditions += [x.c.field == _value("field"), x.c.kind == _value("kind", sa.SmallInteger())]
-        conditions += [x.c[column].is_not(None)] * (not bounds)
-        conditions += [x.c[column] == value] * ("=" in bounds)
-        conditions += [x.c[column] >= value] * (">" in bounds)
-        conditions += [x.c[column] <= high] * ("<" in bounds)
+        number = column == "number"
+        low, high = (_value(name, sa.Numeric() if number else None) for name in ("low", "high"))
+        of_field = [x.c.field == _value("field"), x.c.kind == _value("kind", sa.SmallInteger())]
+        of_field += [x.c[column] == low] * ("=" in bounds)
+        of_field += [x.c[column] >= low] * (">" in bounds)
+        of_field += [x.c[column] <= high] * ("<" in bounds)
+        conditions.append(f.c.ordinal == sa.any_(sa.func.array(sa.select(x.c.ordinal).where(*of_field).scalar_subquery())))
     if document:
         contains = DOCUMENT.op("@>")(sa.cast(_value("document"), postgresql.JSONB))
         conditions.append(sa.or_(contains, sa.not_(f.c.plain)))
     if counted:
-        return compiled(sa.select(sa.func.count()).select_from(source).where(*conditions))
-    statement = sa.select(*_fact(f), f.c.stamp).select_from(source).where(*conditions).order_by(f.c.ordinal)
+        return compiled(sa.select(sa.func.count()).select_from(f).where(*conditions))
+    statement = sa.select(*_fact(f), f.c.stamp).where(*conditions).order_by(f.c.ordinal)
     if limit:
         statement = statement.limit(_number("limit")).offset(_number("offset"))
     return compiled(statement)

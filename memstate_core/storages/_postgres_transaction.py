@@ -123,7 +123,7 @@ class ReadTransaction:
     ) -> list[Sequence[Any]]:
         """The first ``end`` rows that fulfil the predicate, read in pages that grow."""
         found: list[Sequence[Any]] = []
-        page = _UNLIMITED if end is None else max(_LEAST_PAGE, end)
+        page = _UNLIMITED if end is None else min(max(_LEAST_PAGE, end), _UNLIMITED)
         after = -1
         while end is None or len(found) < end:
             statement = sql.selection(False, *shape, end is not None, True)
@@ -132,7 +132,7 @@ class ReadTransaction:
             if end is None or len(rows) < page:
                 break
             after = rows[-1][_WIDTH - 1]
-            page *= 2
+            page = min(page * 2, _UNLIMITED)
         return found[:end]
 
     @staticmethod
@@ -165,7 +165,7 @@ class ReadTransaction:
         if range_ is not None:
             assert predicate is not None
             assert selection.typename is not None
-            field = _field_values(range_, selection.typename, values)
+            field = _field_values(self._namespace, range_, selection.typename, values)
             residual = not predicate.decided_by(range_)
         elif predicate is not None and self._documents and selection.as_stored:
             document = _document_of(predicate.ranges)
@@ -399,7 +399,7 @@ class WriteTransaction(ReadTransaction):
                 fields.append(
                     {
                         "ordinal": fact.ordinal,
-                        "field": field_key(typename, path),
+                        "field": field_key(self._namespace, typename, path),
                         "kind": kind,
                         "number": None if is_text else numeric(value),  # type: ignore[arg-type]
                         "text": value if is_text else None,
@@ -427,9 +427,9 @@ def _declared_range(selection: Selection) -> Range | None:
     return usable[0] if usable else None
 
 
-def _field_values(range_: Range, typename: str, values: dict[str, Any]) -> str:
+def _field_values(namespace: str, range_: Range, typename: str, values: dict[str, Any]) -> str:
     """Put a range's bounds among the values; returns how they are compared, for the statement's shape."""
-    values["field"] = field_key(typename, range_.path)
+    values["field"] = field_key(namespace, typename, range_.path)
     values["kind"] = Int8(range_.kind)
     bounds = {"low": range_.low, "high": range_.high}
     column = "text" if any(isinstance(value, str) for value in bounds.values()) else "number"

@@ -93,6 +93,7 @@ class _Statement:
     """A statement in the making: its parts, its values, and the conditions that are checked at its end."""
 
     def __init__(self, namespace: str, *, shared: bool) -> None:
+        self.namespace = namespace
         self.values: list[Any] = [namespace]
         self.parts: list[str] = []
         self.ground: list[str] = []
@@ -285,7 +286,7 @@ def _write_facts(made: _Statement, batch: Batch, ground: Ground) -> None:
         if batch.restores:
             touched.append(after.id)
         for path, kind, value in entries:
-            key = field_key(after.type, path)
+            key = field_key(made.namespace, after.type, path)
             if kind == ABSENT:
                 if before is not None:
                     absent.append((before.ordinal, key))
@@ -312,7 +313,7 @@ def _write_facts(made: _Statement, batch: Batch, ground: Ground) -> None:
     if cleared:
         some = made.value(cleared if len(cleared) > 1 else cleared[0], "bigint[]" if len(cleared) > 1 else "bigint")
         condition = f"ANY ({some})" if len(cleared) > 1 else some
-        made.part("cleared", f"DELETE FROM {_X} WHERE namespace = $1 AND ordinal = {condition}")
+        made.part("cleared", f"DELETE FROM {_X} WHERE ordinal = {condition}")
     _write_fields(made, fields, absent)
     if touched:
         source = made.rows((("id", "text"),), [(id_,) for id_ in touched])
@@ -380,7 +381,7 @@ def _archive(made: _Statement, ids: Sequence[str]) -> None:
     made.part(
         "archived",
         f"INSERT INTO {_V} ({_ARCHIVED}) SELECT {_ARCHIVED_OF_F} FROM {_F} f, entry e "
-        f"WHERE f.namespace = $1 AND f.id {condition} ON CONFLICT (namespace, id, version) DO NOTHING",
+        f"WHERE f.namespace = $1 AND f.id {condition} ON CONFLICT (id, namespace, version) DO NOTHING",
     )
 
 
@@ -404,8 +405,9 @@ def _update(made: _Statement, batch: Batch, changed: Sequence[tuple[Any, ...]]) 
     made.facts.append(made.counted("changed", len(changed)))
 
 
-def field_key(typename: str, path: str) -> str:
-    return key_of(json.dumps([typename, path]))
+def field_key(namespace: str, typename: str, path: str) -> str:
+    """``namespace`` is its key."""
+    return key_of(json.dumps([namespace, typename, path], ensure_ascii=False))
 
 
 def numeric(value: float) -> str:
@@ -421,9 +423,9 @@ def _write_fields(made: _Statement, fields: Sequence[tuple[Any, ...]], absent: S
         source = made.rows(_FIELD_INPUT, fields)
         made.part(
             "indexed",
-            f"INSERT INTO {_X} AS f (namespace, ordinal, field, kind, number, text) "
-            f"SELECT $1, coalesce(x.ordinal, (e.seq << {_SHIFT}) | x.place), x.field, x.kind, x.number, x.text "
-            f"FROM entry e, {source} ON CONFLICT (namespace, ordinal, field) "
+            f"INSERT INTO {_X} AS f (ordinal, field, kind, number, text) "
+            f"SELECT coalesce(x.ordinal, (e.seq << {_SHIFT}) | x.place), x.field, x.kind, x.number, x.text "
+            f"FROM entry e, {source} ON CONFLICT (ordinal, field) "
             f"DO UPDATE SET kind = excluded.kind, number = excluded.number, text = excluded.text WHERE {_SAME}",
         )
     if absent:
@@ -431,7 +433,7 @@ def _write_fields(made: _Statement, fields: Sequence[tuple[Any, ...]], absent: S
         made.part(
             "unindexed",
             f"DELETE FROM {_X} f USING entry e, {source} "
-            "WHERE f.namespace = $1 AND f.ordinal = x.ordinal AND f.field = x.field",
+            "WHERE f.ordinal = x.ordinal AND f.field = x.field",
         )
 
 
@@ -615,7 +617,7 @@ def places_that_swap(changes: Sequence[FactChange]) -> list[str]:
 
 LEAVE_PLACES: Final = f"UPDATE {_F} SET singleton = NULL WHERE namespace = $1 AND id = ANY ($2::text[])"
 CLEAR_FIELDS: Final = f"""
-DELETE FROM {_X} x USING {_F} f WHERE f.namespace = $1 AND f.type = $2 AND x.namespace = $1 AND x.ordinal = f.ordinal
+DELETE FROM {_X} x USING {_F} f WHERE f.namespace = $1 AND f.type = $2 AND x.ordinal = f.ordinal
 """
 CLEAR_PLACES: Final = f"UPDATE {_F} SET singleton = NULL WHERE namespace = $1 AND type = $2 AND singleton IS NOT NULL"
 SET_PLACES: Final = f"""
@@ -623,7 +625,8 @@ UPDATE {_F} f SET singleton = x.singleton FROM json_to_recordset($2::json) AS x 
 WHERE f.namespace = $1 AND f.id = x.id
 """
 SET_FIELDS: Final = f"""
-INSERT INTO {_X} (namespace, ordinal, field, kind, number, text)
-SELECT $1, x.ordinal, x.field, x.kind, x.number, x.text
+INSERT INTO {_X} (ordinal, field, kind, number, text)
+SELECT x.ordinal, x.field, x.kind, x.number, x.text
 FROM json_to_recordset($2::json) AS x (ordinal bigint, field text, kind smallint, number numeric, text text)
+WHERE $1::text IS NOT NULL
 """
