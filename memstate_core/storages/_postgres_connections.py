@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import psycopg
 import sqlalchemy as sa
-from psycopg.pq import TransactionStatus
+from psycopg.pq import ExecStatus, TransactionStatus
 from psycopg.rows import tuple_row
 
 from memstate_core.errors import StorageError, UnavailableError, ValidationFailed
@@ -78,6 +78,11 @@ def _prepares(greeting: Sequence[Any], connection: Any, wanted: bool | None) -> 
     return pid == connection.pgconn.backend_pid if wanted is None else wanted
 
 
+def _has_rows(cursor: Any) -> bool:
+    """``cursor.description`` says the same, and takes as long as the rest of a short statement."""
+    return bool(cursor.pgresult.status == ExecStatus.TUPLES_OK)
+
+
 class SyncPort:
     """A port on a :class:`psycopg.Connection`."""
 
@@ -94,7 +99,7 @@ class SyncPort:
     async def execute(self, text: str, values: Sequence[Any] = ()) -> Rows:
         cursor = self._cursor
         cursor.execute(text, values, prepare=self._prepare)
-        return cursor.fetchall() if cursor.description is not None else ()
+        return cursor.fetchall() if _has_rows(cursor) else ()
 
     async def script(self, text: str) -> None:
         self._cursor.execute(text, prepare=False)
@@ -119,7 +124,7 @@ class AsyncPort:
     async def execute(self, text: str, values: Sequence[Any] = ()) -> Rows:
         cursor = self._cursor
         await cursor.execute(text, values, prepare=self._prepare)
-        return await cursor.fetchall() if cursor.description is not None else ()
+        return await cursor.fetchall() if _has_rows(cursor) else ()
 
     async def script(self, text: str) -> None:
         await self._cursor.execute(text, prepare=False)

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
 import psycopg
+from pydantic_core import to_json
 
 from memstate_core.errors import ClosedError, ConflictError, StorageError, UnavailableError
 from memstate_core.facts import StoredFact
@@ -409,7 +410,7 @@ class Runner:
         try:
             if swapping:
                 await lease.begin()
-                await port.execute(self.text(LEAVE_PLACES), (key_of(namespace), swapping))
+                await port.execute(self.text(LEAVE_PLACES), (key_of(namespace), to_json(swapping).decode()))
             rows = await port.execute(self.text(text), values)
             await lease.commit()
         except psycopg.Error as error:

@@ -27,9 +27,7 @@ from memstate_core.storages._postgres_tables import (
     in_order,
 )
 
-_TEXTS: Final = postgresql.ARRAY(sa.Text)
 _ZERO: Final = sa.literal_column("0")
-_NUMBERS: Final = postgresql.ARRAY(sa.BigInteger)
 
 
 def _value(name: str, type_: Any = None) -> sa.BindParameter[Any]:
@@ -40,8 +38,16 @@ def _number(name: str) -> sa.BindParameter[Any]:
     return sa.bindparam(name, type_=sa.BigInteger())
 
 
-def _any(column: sa.ColumnElement[Any], name: str, type_: Any = _TEXTS) -> sa.ColumnElement[bool]:
-    return column == sa.any_(sa.cast(sa.bindparam(name), type_))
+def _json(name: str) -> sa.ColumnElement[Any]:
+    return sa.cast(_value(name), postgresql.JSON)
+
+
+def _any(column: sa.ColumnElement[Any], name: str) -> sa.ColumnElement[bool]:
+    """Whether a column's value is in a list, given as JSON: psycopg takes as long to make an array as it takes to use it."""
+    item: sa.ColumnElement[Any] = sa.func.json_array_elements_text(_json(name))
+    if not isinstance(column.type, sa.Text):
+        item = sa.cast(item, column.type)
+    return column == sa.any_(sa.func.array(sa.select(item).scalar_subquery()))
 
 
 def _of_namespace(table: sa.FromClause) -> sa.ColumnElement[bool]:
@@ -78,11 +84,14 @@ FACTS_OF: Final = compiled(_CURRENT.where(_any(FACTS.c.id, "ids")))
 HOLDERS: Final = compiled(_CURRENT.where(_any(FACTS.c.singleton, "places")))
 
 # A writer also needs to know what nobody must have changed until it writes, and the next version's number.
-_wanted: Final = sa.func.unnest(sa.cast(sa.bindparam("ids"), _TEXTS)).table_valued("id", name="wanted").render_derived()
-FACTS_TO_WRITE: Final = compiled(
-    sa.select(*_fact(FACTS), FACTS.c.stamp, _latest(_wanted.c.id), _wanted.c.id.label("wanted")).select_from(
+_wanted: Final = sa.values(sa.column("id", sa.Text), name="wanted").data([(_value("id"),)])
+FACT_TO_WRITE: Final = compiled(
+    sa.select(*_fact(FACTS), FACTS.c.stamp, _latest(_wanted.c.id)).select_from(
         _wanted.outerjoin(FACTS, sa.and_(_of_namespace(FACTS), FACTS.c.id == _wanted.c.id))
     )
+)
+FACTS_TO_WRITE: Final = compiled(
+    sa.select(*_fact(FACTS), FACTS.c.stamp).where(_of_namespace(FACTS), _any(FACTS.c.id, "ids"))
 )
 HOLDERS_TO_WRITE: Final = compiled(
     sa.select(*_fact(FACTS), FACTS.c.stamp, _latest(FACTS.c.id)).where(
@@ -94,9 +103,11 @@ LATEST: Final = compiled(
     .where(_of_namespace(VERSIONS), _any(VERSIONS.c.id, "ids"))
     .group_by(VERSIONS.c.id)
 )
-_pairs: Final = sa.func.unnest(
-    sa.cast(sa.bindparam("ids"), _TEXTS), sa.cast(sa.bindparam("numbers"), _NUMBERS)
-).table_valued("id", "version", name="wanted").render_derived()
+_pairs: Final = (
+    sa.func.json_to_recordset(_json("pairs"))
+    .table_valued(sa.column("id", sa.Text), sa.column("version", sa.BigInteger), name="wanted")
+    .render_derived(with_types=True)
+)
 
 
 def _versions_in(table: sa.Table) -> sa.Select[Any]:
@@ -126,7 +137,7 @@ POSITION: Final = compiled(
 )
 
 ENTRIES: Final = compiled(
-    sa.select(*ENTRY).where(_of_namespace(TRANSACTIONS), _any(TRANSACTIONS.c.seq, "seqs", _NUMBERS))
+    sa.select(*ENTRY).where(_of_namespace(TRANSACTIONS), _any(TRANSACTIONS.c.seq, "seqs"))
 )
 
 

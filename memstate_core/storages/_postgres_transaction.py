@@ -53,6 +53,13 @@ def _claim(row: Sequence[Any]) -> Claim:
     return Claim(key, owner, expires, tuple(json.loads(hooks)))
 
 
+def _given(value: Any) -> Any:
+    """A value as the driver gets it: whole numbers always of one type, so that a statement is prepared once."""
+    if type(value) is int:
+        return Int8(value)
+    return to_json(value).decode() if isinstance(value, list) else value
+
+
 def _fact(row: Sequence[Any]) -> StoredFact:
     return StoredFact._make(row[:_WIDTH])
 
@@ -68,7 +75,7 @@ class ReadTransaction:
 
     async def _ask(self, statement: Statement, **values: Any) -> Rows:
         values["namespace"] = self._namespace
-        given = [Int8(value) if type(value := values[name]) is int else value for name in statement.names]
+        given = [_given(values[name]) for name in statement.names]
         return await self._ask_text(_text(statement.text, self._prefix), given)
 
     async def facts(self, ids: Sequence[str]) -> dict[str, StoredFact]:
@@ -89,9 +96,7 @@ class ReadTransaction:
     async def versions(self, wanted: Sequence[tuple[str, int]]) -> dict[tuple[str, int], StoredFact]:
         if not wanted:
             return {}
-        rows = await self._ask(
-            sql.VERSIONS_OF, ids=[id_ for id_, _ in wanted], numbers=[Int8(version) for _, version in wanted]
-        )
+        rows = await self._ask(sql.VERSIONS_OF, pairs=[{"id": id_, "version": version} for id_, version in wanted])
         found = {(fact.id, fact.version): fact for fact in map(StoredFact._make, rows)}
         return {key: found[key] for key in wanted}
 
@@ -186,14 +191,14 @@ class ReadTransaction:
         return Position(head, redo, generation, claimed), latest
 
     async def entries(self, seqs: Sequence[int]) -> dict[int, Entry]:
-        rows = await self._ask(sql.ENTRIES, seqs=[Int8(seq) for seq in seqs]) if seqs else ()
+        rows = await self._ask(sql.ENTRIES, seqs=list(seqs)) if seqs else ()
         return {row[0]: _entry(row) for row in rows}
 
     async def line(self, seq: int, *, above: int = 0, limit: int | None = None) -> list[Entry]:
         if limit == 0 or seq <= above:
             return []
         if limit == 1:
-            rows = await self._ask(sql.ENTRIES, seqs=[Int8(seq)])
+            rows = await self._ask(sql.ENTRIES, seqs=[seq])
         else:
             rows = await self._ask(sql.LINE, seq=seq, above=above, limit=_UNLIMITED if limit is None else limit)
         return [_entry(row) for row in rows]
@@ -310,15 +315,21 @@ class WriteTransaction(ReadTransaction):
         self._latest: dict[str, int] = {}
 
     async def facts(self, ids: Sequence[str]) -> dict[str, StoredFact]:
-        if not ids:
-            return {}
         found: dict[str, StoredFact] = {}
-        for row in await self._ask(sql.FACTS_TO_WRITE, ids=list(dict.fromkeys(ids))):
-            stamp, latest, wanted = row[_WIDTH:]
-            self.ground.facts.setdefault(wanted, stamp)
-            self._latest[wanted] = latest or 0
+        if len(ids) == 1:
+            (row,) = await self._ask(sql.FACT_TO_WRITE, id=ids[0])
+            stamp, latest = row[_WIDTH:]
+            self._latest[ids[0]] = latest or 0
+            self.ground.facts.setdefault(ids[0], stamp)
             if stamp is not None:
-                found[wanted] = _fact(row)
+                found[ids[0]] = _fact(row)
+        elif ids:
+            stamps: dict[str, int] = {}
+            for row in await self._ask(sql.FACTS_TO_WRITE, ids=list(ids)):
+                found[row[0]] = _fact(row)
+                stamps[row[0]] = row[_WIDTH]
+            for id_ in ids:
+                self.ground.facts.setdefault(id_, stamps.get(id_))
         return found
 
     async def holders(self, singletons: Sequence[str]) -> dict[str, StoredFact]:
@@ -371,9 +382,9 @@ class WriteTransaction(ReadTransaction):
     async def take_lane(
         self, hooks: Sequence[str], owner: str, now: float, expires: float, *, gone: Sequence[str] = ()
     ) -> Lane | None:
-        await self._ask_text(_text(outbox.MAKE_LANES, self._prefix), (self._namespace, list(hooks)))
+        await self._ask_text(_text(outbox.MAKE_LANES, self._prefix), (self._namespace, _given(list(hooks))))
         await self._begin()
-        values = (self._namespace, list(hooks), owner, now, expires, list(gone))
+        values = (self._namespace, _given(list(hooks)), owner, now, expires, _given(list(gone)))
         rows = await self._ask_text(_text(outbox.TAKE_LANE, self._prefix), values)
         return Lane(*rows[0]) if rows else None
 

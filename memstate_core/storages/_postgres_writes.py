@@ -105,6 +105,11 @@ class _Statement:
         self.values.append(Int8(value) if type(value) is int else value)
         return f"${len(self.values)}::{type_}"
 
+    def array(self, items: Sequence[Any], type_: str = "text") -> str:
+        """A list as an array. It goes as JSON: psycopg takes as long to make an array as it takes to use it."""
+        item = f"json_array_elements_text({self.value(to_json(items).decode(), 'json')})"
+        return f"ARRAY(SELECT {item if type_ == 'text' else f'CAST({item} AS {type_})'})"
+
     def rows(self, columns: Input, rows: Sequence[Sequence[Any]], name: str = "x") -> str:
         """Rows as a table expression: one by one value each, many as one JSON document."""
         if len(rows) == 1:
@@ -293,6 +298,9 @@ def _write_facts(made: _Statement, batch: Batch, ground: Ground) -> None:
                 continue
             number, text = (None, value) if isinstance(value, str) else (numeric(value), None)
             fields.append((row[10], place, key, kind, number, text))
+    # Transactions on the same facts meet them in the same order; else they would deadlock, and one be run again.
+    changed.sort()
+    gone.sort()
     ids = {change.fact_id for change in batch.changes}
     kept = [(id_, stamp) for id_, stamp in ground.facts.items() if stamp is not None and id_ not in ids]
     _lock(made, [*(row[0] for row in changed), *(row[0] for row in gone)], kept)
@@ -311,8 +319,8 @@ def _write_facts(made: _Statement, batch: Batch, ground: Ground) -> None:
         )
         made.facts.append(made.counted("gone", len(gone)))
     if cleared:
-        some = made.value(cleared if len(cleared) > 1 else cleared[0], "bigint[]" if len(cleared) > 1 else "bigint")
-        condition = f"ANY ({some})" if len(cleared) > 1 else some
+        one = len(cleared) == 1
+        condition = made.value(cleared[0], "bigint") if one else f"ANY ({made.array(cleared, 'bigint')})"
         made.part("cleared", f"DELETE FROM {_X} WHERE ordinal = {condition}")
     _write_fields(made, fields, absent)
     if touched:
@@ -329,10 +337,10 @@ def _after_locks(made: _Statement) -> str:
 
 
 def _lock(made: _Statement, ids: Sequence[str], kept: Sequence[tuple[str, int]]) -> None:
-    """Lock several facts in the order of their ids, and those that were only read."""
-    if len(ids) + len(kept) < 2 and not kept:
+    """Lock those that were only read, and then also the others, in the order of their ids."""
+    if not kept:
         return
-    wanted = made.value(sorted([*ids, *(id_ for id_, _ in kept)]), "text[]")
+    wanted = made.array([*ids, *(id_ for id_, _ in kept)])
     made.part(
         "locked",
         f"SELECT f.id, f.stamp FROM {_F} f, entry e WHERE f.namespace = $1 AND f.id = ANY ({wanted}) "
@@ -377,7 +385,7 @@ def _insert(
 
 def _archive(made: _Statement, ids: Sequence[str]) -> None:
     """A version is archived when it stops being the current one; one that came back is in the archive already."""
-    condition = f"= {made.value(ids[0])}" if len(ids) == 1 else f"= ANY ({made.value(list(ids), 'text[]')})"
+    condition = f"= {made.value(ids[0])}" if len(ids) == 1 else f"= ANY ({made.array(ids)})"
     made.part(
         "archived",
         f"INSERT INTO {_V} ({_ARCHIVED}) SELECT {_ARCHIVED_OF_F} FROM {_F} f, entry e "
@@ -585,7 +593,7 @@ def _write_claims(made: _Statement, batch: Batch, ground: Ground) -> None:
         )
         made.ground.append(made.counted("renewed", len(renewed)))
     if batch.drop_claims_of is not None:
-        but = f" AND key <> ALL ({made.value(keys, 'text[]')})" if keys else ""
+        but = f" AND key <> ALL ({made.array(keys)})" if keys else ""
         made.part(
             "dropped",
             f"DELETE FROM {_C} WHERE namespace = $1 AND owner = {made.value(batch.drop_claims_of)}{but} RETURNING 1",
@@ -595,7 +603,7 @@ def _write_claims(made: _Statement, batch: Batch, ground: Ground) -> None:
     free = [key for key, claim in seen.items() if claim is None and key not in keys]
     if free:
         made.ground.append(
-            f"NOT EXISTS (SELECT 1 FROM {_C} WHERE namespace = $1 AND key = ANY ({made.value(free, 'text[]')}))"
+            f"NOT EXISTS (SELECT 1 FROM {_C} WHERE namespace = $1 AND key = ANY ({made.array(free)}))"
         )
 
 
@@ -615,7 +623,10 @@ def places_that_swap(changes: Sequence[FactChange]) -> list[str]:
     ]
 
 
-LEAVE_PLACES: Final = f"UPDATE {_F} SET singleton = NULL WHERE namespace = $1 AND id = ANY ($2::text[])"
+LEAVE_PLACES: Final = f"""
+UPDATE {_F} SET singleton = NULL
+WHERE namespace = $1 AND id = ANY (ARRAY(SELECT json_array_elements_text($2::json)))
+"""
 CLEAR_FIELDS: Final = f"""
 DELETE FROM {_X} x USING {_F} f WHERE f.namespace = $1 AND f.type = $2 AND x.ordinal = f.ordinal
 """
