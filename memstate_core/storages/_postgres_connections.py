@@ -206,56 +206,85 @@ class SyncPoolSource(_SyncSource):
 
 
 class SyncEngineSource(_SyncSource):
-    """An engine's pool; ``own``: made by :func:`own_engine`, and ended with the storage."""
+    """A given engine's pool."""
 
-    def __init__(self, engine: sa.Engine, prepare: bool | None, *, own: bool) -> None:
+    def __init__(self, engine: sa.Engine, prepare: bool | None) -> None:
         super().__init__(engine.url.render_as_string(hide_password=True), prepare)
         self._engine = engine
-        self._own = own
 
     async def acquire(self, timeout: float) -> Port:
         handle = self._engine.raw_connection()
         try:
-            connection: Any = handle.driver_connection
-            if not self._own:
-                port = self._lend(connection)
-            else:
-                port = handle.info.get("memstate")
-                if port is None:
-                    port = handle.info["memstate"] = SyncPort(connection, self._prepare)
-            port.handle = handle
-            return port
+            port = self._lend(handle.driver_connection)  # type: ignore[arg-type]
         except BaseException:
             handle.invalidate()
             raise
+        port.handle = handle
+        return port
 
     async def release(self, port: Port, *, broken: bool) -> None:
-        handle, port.handle = port.handle, None  # type: ignore[attr-defined]
+        handle = port.handle  # type: ignore[attr-defined]
         if broken:
             handle.invalidate()
-            if self._own:
-                self._engine.dispose()  # a server that ended one connection has ended the others too
             return
-        if not self._own:
-            self._give_back(port)
+        self._give_back(port)
         handle.close()
 
     async def aclose(self) -> None:
-        if self._own:
-            self._engine.dispose()
+        """It is the caller's."""
 
 
-def own_engine(url: sa.URL, options: dict[str, Any], pool_size: int, timeout: float) -> sa.Engine:
-    return sa.create_engine(
-        url,
-        pool_size=pool_size,
-        max_overflow=0,
-        pool_timeout=timeout,
-        pool_use_lifo=True,
-        pool_reset_on_return=None,
-        use_native_hstore=False,
-        connect_args=options,
-    )
+class SyncOwnSource(_SyncSource):
+    """Connections of our own; SQLAlchemy reads the URL, but a checkout from its pool takes a part of a commit's time."""
+
+    def __init__(self, url: sa.URL, options: dict[str, Any], pool_size: int, prepare: bool | None) -> None:
+        super().__init__(url.render_as_string(hide_password=True), prepare)
+        self._arguments = connect_arguments(url) | options
+        self._idle: collections.deque[SyncPort] = collections.deque()
+        self._free = threading.Semaphore(pool_size)
+        self._closed = False
+
+    async def acquire(self, timeout: float) -> Port:
+        if not self._free.acquire(timeout=timeout):
+            raise _exhausted(self.shown, timeout)
+        try:
+            try:
+                return self._idle.pop()
+            except IndexError:
+                return self._connect()
+        except BaseException:
+            self._free.release()
+            raise
+
+    def _connect(self) -> SyncPort:
+        connection = psycopg.connect(autocommit=True, **self._arguments)
+        try:
+            return SyncPort(connection, self._prepare)
+        except BaseException:
+            connection.close()
+            raise
+
+    async def release(self, port: Port, *, broken: bool) -> None:
+        assert isinstance(port, SyncPort)
+        try:
+            if broken:
+                port.connection.close()
+                self._end_idle()  # a server that ended one connection has ended the others too
+            elif self._closed:
+                port.connection.close()
+            else:
+                self._idle.append(port)
+        finally:
+            self._free.release()
+
+    def _end_idle(self) -> None:
+        with contextlib.suppress(IndexError):
+            while True:
+                self._idle.pop().connection.close()
+
+    async def aclose(self) -> None:
+        self._closed = True
+        self._end_idle()
 
 
 class _AsyncSource:

@@ -93,11 +93,9 @@ FACT_TO_WRITE: Final = compiled(
 FACTS_TO_WRITE: Final = compiled(
     sa.select(*_fact(FACTS), FACTS.c.stamp).where(_of_namespace(FACTS), _any(FACTS.c.id, "ids"))
 )
-HOLDERS_TO_WRITE: Final = compiled(
-    sa.select(*_fact(FACTS), FACTS.c.stamp, _latest(FACTS.c.id)).where(
-        _of_namespace(FACTS), _any(FACTS.c.singleton, "places")
-    )
-)
+_HOLDERS: Final = sa.select(*_fact(FACTS), FACTS.c.stamp, _latest(FACTS.c.id)).where(_of_namespace(FACTS))
+HOLDER_TO_WRITE: Final = compiled(_HOLDERS.where(FACTS.c.singleton == _value("place")))
+HOLDERS_TO_WRITE: Final = compiled(_HOLDERS.where(_any(FACTS.c.singleton, "places")))
 LATEST: Final = compiled(
     sa.select(VERSIONS.c.id, sa.func.max(VERSIONS.c.version))
     .where(_of_namespace(VERSIONS), _any(VERSIONS.c.id, "ids"))

@@ -335,7 +335,11 @@ class WriteTransaction(ReadTransaction):
     async def holders(self, singletons: Sequence[str]) -> dict[str, StoredFact]:
         found: dict[str, StoredFact] = {}
         self.ground.places.update(singletons)
-        rows = await self._ask(sql.HOLDERS_TO_WRITE, places=list(singletons)) if singletons else ()
+        rows: Rows = ()
+        if len(singletons) == 1:
+            rows = await self._ask(sql.HOLDER_TO_WRITE, place=singletons[0])
+        elif singletons:
+            rows = await self._ask(sql.HOLDERS_TO_WRITE, places=list(singletons))
         for row in rows:
             stamp, latest = row[_WIDTH:]
             fact = _fact(row)

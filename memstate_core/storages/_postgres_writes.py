@@ -148,6 +148,13 @@ def statement_of(
     :param shared: lock the namespace's row for as long as the statement takes, where there is no other way to keep
         out a change of the definitions.
     """
+    common = _common(batch, namespace, token, ground, latest, shared=shared)
+    return common or _built(batch, namespace, token, ground, latest, shared=shared)
+
+
+def _built(
+    batch: Batch, namespace: str, token: str, ground: Ground, latest: int, *, shared: bool
+) -> tuple[str, list[Any]]:
     made = _Statement(namespace, shared=shared)
     _check_ground(made, batch, ground)
     _write_entry(made, batch, token, latest)
@@ -172,6 +179,86 @@ def statement_of(
     if batch.claims or batch.drop_claims_of is not None or ground.claims:
         _write_claims(made, batch, ground)
     return made.finished()
+
+
+_texts: Final[dict[tuple[Any, ...], str]] = {}
+
+
+def _common(
+    batch: Batch, namespace: str, token: str, ground: Ground, latest: int, *, shared: bool
+) -> tuple[str, list[Any]] | None:
+    """What :func:`_built` would build for a commit of one fact, whose text need not be put together again.
+
+    That is most of what there is to do for the most frequent of all transactions. None: it is another one.
+    """
+    new = batch.entry
+    if (
+        new is None
+        or not latest
+        or len(batch.changes) != 1
+        or batch.restores
+        or batch.savepoint
+        or batch.records
+        or batch.definitions
+        or batch.claims
+        or batch.drop_claims_of is not None
+        or batch.deferred
+        or batch.settlement
+        or ground.claims
+        or ground.records
+        or ground.selected
+        or len(ground.positions) != 1
+        or new.session_id not in ground.positions
+    ):
+        return None
+    position = ground.positions[new.session_id][0]
+    before, after, entries = batch.changes[0]
+    if after is None or position.claimed or len(entries) > 1 or any(entry.kind == ABSENT for entry in entries):
+        return None
+    if before is None:
+        if ground.facts or after.ordinal >= 0:
+            return None
+    elif before.ordinal != after.ordinal or len(ground.facts) != 1 or ground.facts.get(before.id) is None:
+        return None
+    shape = (before is None, new.head is None, len(entries), shared)
+    text = _texts.get(shape)
+    if text is None:
+        text = _texts[shape] = _built(batch, namespace, token, ground, latest, shared=shared)[0]
+    session_id, operation, actor, reason, mark, ts, parent, head, redo = new
+    changes = ((after.id, 0 if before is None else before.version, after.version),)
+    values: list[Any] = [
+        namespace,
+        Int8(position.generation),
+        session_key(session_id),
+        Int8(latest),
+        token,
+        session_id,
+        Int8(parent),
+        None if head is None else Int8(head),
+        operation.value,
+        actor,
+        reason,
+        mark,
+        ts,
+        to_json(changes).decode(),
+    ]
+    if head is not None:
+        values.append(Int8(head))
+    values.append(Int8(redo))
+    if before is not None:
+        values.append(before.id)
+    (id_, type_, payload, source, line, made_at, version, ephemeral, schema_version, singleton, ordinal_, place, plain) = (
+        _fact_input(after, 0)
+    )
+    known = None if ordinal_ is None else Int8(ordinal_)
+    values += (id_, type_, payload, source, line, made_at, Int8(version), ephemeral, Int8(schema_version), singleton)
+    values += (known, Int8(place), plain)
+    if before is not None:
+        values += (Int8(before.version), Int8(ground.facts[before.id]))  # type: ignore[arg-type]
+    for path, kind, value in entries:
+        number, words = (None, value) if isinstance(value, str) else (numeric(value), None)
+        values += (known, Int8(0), field_key(namespace, after.type, path), Int8(kind), number, words)
+    return text, values
 
 
 def _check_ground(made: _Statement, batch: Batch, ground: Ground) -> None:
@@ -307,14 +394,14 @@ def _write_facts(made: _Statement, batch: Batch, ground: Ground) -> None:
     if new:
         _insert(made, batch, new, looked_for)
     if changed or gone:
-        _archive(made, [*(row[0] for row in changed), *(row[0] for row in gone)])
+        theirs = _archive(made, [*(row[0] for row in changed), *(row[0] for row in gone)])
     if changed:
-        _update(made, batch, changed)
+        _update(made, batch, changed, theirs)
     if gone:
         source = made.rows((("id", "text"), *_BEFORE_INPUT), gone)
         made.part(
             "gone",
-            f"DELETE FROM {_F} f USING entry e, {source} WHERE f.namespace = $1 AND f.id = x.id "
+            f"DELETE FROM {_F} f USING entry e, {source} WHERE f.namespace = $1 AND {theirs} AND f.id = x.id "
             f"AND f.version = x.was AND f.stamp = coalesce(x.stamp, f.stamp){_after_locks(made)} RETURNING 1",
         )
         made.facts.append(made.counted("gone", len(gone)))
@@ -383,17 +470,22 @@ def _insert(
         )
 
 
-def _archive(made: _Statement, ids: Sequence[str]) -> None:
-    """A version is archived when it stops being the current one; one that came back is in the archive already."""
-    condition = f"= {made.value(ids[0])}" if len(ids) == 1 else f"= ANY ({made.array(ids)})"
+def _archive(made: _Statement, ids: Sequence[str]) -> str:
+    """A version is archived when it stops being the current one; one that came back is in the archive already.
+
+    Returns the condition that a fact ``f`` is one of them. A join with the input says the same, but the planner is for
+    reading all facts then, and not always in the same order.
+    """
+    theirs = f"f.id = {made.value(ids[0])}" if len(ids) == 1 else f"f.id = ANY ({made.array(ids)})"
     made.part(
         "archived",
         f"INSERT INTO {_V} ({_ARCHIVED}) SELECT {_ARCHIVED_OF_F} FROM {_F} f, entry e "
-        f"WHERE f.namespace = $1 AND f.id {condition} ON CONFLICT (id, namespace, version) DO NOTHING",
+        f"WHERE f.namespace = $1 AND {theirs} ON CONFLICT (id, namespace, version) DO NOTHING",
     )
+    return theirs
 
 
-def _update(made: _Statement, batch: Batch, changed: Sequence[tuple[Any, ...]]) -> None:
+def _update(made: _Statement, batch: Batch, changed: Sequence[tuple[Any, ...]], theirs: str) -> None:
     source = made.rows((*_FACT_INPUT, *_BEFORE_INPUT), changed)
     unused = ""
     if not batch.restores and any(row[-1] is None for row in changed):
@@ -407,7 +499,7 @@ def _update(made: _Statement, batch: Batch, changed: Sequence[tuple[Any, ...]]) 
         "ts = x.ts, version = x.version, ephemeral = x.ephemeral, schema_version = x.schema_version, "
         f"singleton = x.singleton, ordinal = coalesce(x.ordinal, (e.seq << {_SHIFT}) | x.place), "
         f"made_by = {_made_by(batch)}, stamp = e.seq, plain = x.plain FROM entry e, {source} "
-        "WHERE f.namespace = $1 AND f.id = x.id AND f.version = x.was "
+        f"WHERE f.namespace = $1 AND {theirs} AND f.id = x.id AND f.version = x.was "
         f"AND f.stamp = coalesce(x.stamp, f.stamp){unused}{_after_locks(made)} RETURNING 1",
     )
     made.facts.append(made.counted("changed", len(changed)))

@@ -72,7 +72,7 @@ class PostgresStorage:
         connect_options: Mapping[str, Any] | None = None,
     ) -> None:
         prefix = _prefix(schema)
-        self._make_source = lambda: _sync_source(database, pool_size, timeout, prepare, dict(connect_options or {}))
+        self._make_source = lambda: _sync_source(database, pool_size, prepare, dict(connect_options or {}))
         self._runner = Runner(
             self._make_source(),
             "PostgresStorage",
@@ -220,16 +220,15 @@ def _is_a(database: Any, name: str) -> bool:
 
 
 def _sync_source(
-    database: Any, pool_size: int, timeout: float, prepare: bool | None, options: dict[str, Any]
+    database: Any, pool_size: int, prepare: bool | None, options: dict[str, Any]
 ) -> connections.Source:
     if isinstance(database, str):
         url = connections.url_of(database, "PostgresStorage")
-        engine = connections.own_engine(url, options, pool_size, timeout)
-        return connections.SyncEngineSource(engine, prepare, own=True)
+        return connections.SyncOwnSource(url, options, pool_size, prepare)
     if isinstance(database, sa.Engine):
         if database.driver != "psycopg":
             raise ValidationFailed(f"PostgresStorage takes an engine for postgresql+psycopg, not {database.url!r}")
-        return connections.SyncEngineSource(database, prepare, own=False)
+        return connections.SyncEngineSource(database, prepare)
     if isinstance(database, psycopg.Connection):
         return connections.SyncConnectionSource(database, prepare)
     if _is_a(database, "ConnectionPool"):
