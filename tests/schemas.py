@@ -27,7 +27,8 @@ class Schemas:
         with psycopg.connect(self.url, autocommit=True, options="-c lock_timeout=2s") as connection:
             for name in names:
                 tables = connection.execute(
-                    "SELECT tablename FROM pg_tables WHERE schemaname = %s AND tablename <> 'memstate_migrations'", (name,)
+                    "SELECT tablename FROM pg_tables WHERE schemaname = %s AND tablename <> 'memstate_migrations'",
+                    (name,),
                 ).fetchall()
                 statements = [
                     sql.SQL("DELETE FROM {}.{}").format(sql.Identifier(name), sql.Identifier(table))

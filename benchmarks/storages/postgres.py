@@ -103,9 +103,7 @@ WITH RECURSIVE line (seq, parent, operation, actor, reason, ts, changes, place) 
     RETURNING seq
 ), marked AS (
     INSERT INTO touched (fact_id, seq) SELECT id, seq FROM gone, entry
-), {_MOVE.format(
-    session="$1", head="(SELECT parent FROM line ORDER BY place DESC LIMIT 1)", redo=_HEAD.format("$1")
-)}
+), {_MOVE.format(session="$1", head="(SELECT parent FROM line ORDER BY place DESC LIMIT 1)", redo=_HEAD.format("$1"))}
 SELECT seq, parent, operation, actor, reason, ts, changes, NULL, NULL, NULL, NULL, NULL, NULL, NULL FROM line
 UNION ALL SELECT NULL, NULL, NULL, NULL, NULL, NULL, NULL, {_FACT} FROM gone
 """
@@ -140,10 +138,10 @@ def _fact(row: Sequence[Any]) -> dict[str, Any]:
 
 
 class PostgresFloor:
-    """Facts, journal and heads by hand: one statement for each operation, prepared, on connections that commit at once.
+    """Facts, journal and heads by hand: one prepared statement for each operation, committed at once.
 
-    The journal keeps the *before* of every change (the *after* is the fact itself, or the next *before*). The history of
-    a session is told by an index, that of a fact by ``made_by`` and, from the second change on, by ``touched``.
+    The journal keeps the *before* of every change (the *after* is the fact itself, or the next *before*). The history
+    of a session is told by an index, that of a fact by ``made_by`` and, from the second change on, by ``touched``.
 
     There are no namespaces, no marks, no declared types but the three of the workload, whose index and singleton value
     have columns made for them, no refusals and no hooks; nothing is checked but by the database.
@@ -188,8 +186,8 @@ class PostgresFloor:
         return [_fact(row) for row in self._run(_SELECT_TOPIC, topic)]
 
     def rollback(self, session_id: str, steps: int) -> list[dict[str, Any]]:
-        """One statement: up the journal, the facts that it made, which are deleted, the journal, the head. Only new facts
-        are undone here, as the workload has it; that each is still as the session left it is looked at afterwards.
+        """One statement: up the journal, the facts that it made, which are deleted, the journal, the head. Only new
+        facts are undone here, as the workload has it; that each is still as the session left it is looked at then.
         """
         rows = self._run(_ROLLBACK, session_id, datetime.now(UTC).isoformat(), str(steps))
         images = {row[7]: row[7:] for row in rows if row[0] is None}

@@ -235,7 +235,7 @@ class SyncEngineSource(_SyncSource):
 
 
 class SyncOwnSource(_SyncSource):
-    """Connections of our own; SQLAlchemy reads the URL, but a checkout from its pool takes a part of a commit's time."""
+    """Connections of our own; SQLAlchemy reads the URL, but a checkout from its pool takes much of a read's time."""
 
     def __init__(self, url: sa.URL, options: dict[str, Any], pool_size: int, prepare: bool | None) -> None:
         super().__init__(url.render_as_string(hide_password=True), prepare)

@@ -58,7 +58,10 @@ WITH free AS (
         ORDER BY o.seq LIMIT 1
     ) first
     WHERE l.namespace = $1 AND l.hook = ANY (ARRAY(SELECT json_array_elements_text($2::json)))
-        AND (l.owner IS NULL OR l.expires < $4::double precision OR l.owner = ANY (ARRAY(SELECT json_array_elements_text($6::json))))
+        AND (
+            l.owner IS NULL OR l.expires < $4::double precision
+            OR l.owner = ANY (ARRAY(SELECT json_array_elements_text($6::json)))
+        )
     ORDER BY first.seq, l.hook, l.lane LIMIT 1 FOR UPDATE OF l SKIP LOCKED
 )
 UPDATE {_L} l SET owner = $3, expires = $5::double precision FROM free

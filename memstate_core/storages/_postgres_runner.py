@@ -1,9 +1,9 @@
-"""How works are run: optimistically, checked in one statement when they write, and again when something was in the way.
+"""How works are run: optimistically, checked by the statement that writes, and again when something was in the way.
 
-A work runs in one of four modes. FAST: statements by themselves, positions guessed; what the work relied on is checked by
-the statement that writes. An error that it raises may come of a wrong guess or of reads of different moments: then it
-runs again on a SNAPSHOT, and what it raises there is true. Who is refused several times stands in a QUEUE with others
-of the namespace to whom that happened. A change of the definitions is EXCLUSIVE: all writers wait.
+A work runs in one of four modes. FAST: statements by themselves, positions guessed; what the work relied on is checked
+by the statement that writes. An error that it raises may come of a wrong guess or of reads of different moments: then
+it runs again on a SNAPSHOT, and what it raises there is true. Who is refused several times stands in a QUEUE with
+others of the namespace to whom that happened. A change of the definitions is EXCLUSIVE: all writers wait.
 
 When the connection breaks while a batch is written, nobody knows what came of it. Then the transaction is *fenced off*:
 what it relied on is changed so that it can never be applied any more, unless it was, which its id tells.
@@ -47,11 +47,13 @@ from memstate_core.storages._postgres_tables import (
 from memstate_core.storages._postgres_transaction import NeedsExclusiveRight, ReadTransaction, WriteTransaction
 from memstate_core.storages._postgres_writes import (
     CLAIMS,
-    FACTS as FACTS_CHANGED,
     GROUND,
     LEAVE_PLACES,
     places_that_swap,
     statement_of,
+)
+from memstate_core.storages._postgres_writes import (
+    FACTS as FACTS_CHANGED,
 )
 
 T = TypeVar("T")
@@ -403,9 +405,7 @@ class Runner:
             known = tx.ground.positions.get(session_id) or self._positions.guess(namespace, session_id)
             latest = (known or await tx.real_position(session_id))[1]
         token = os.urandom(16).hex()
-        text, values = statement_of(
-            batch, key_of(namespace), token, tx.ground, latest, shared=self._distributed
-        )
+        text, values = statement_of(batch, key_of(namespace), token, tx.ground, latest, shared=self._distributed)
         swapping = places_that_swap(batch.changes)
         try:
             if swapping:

@@ -27,7 +27,7 @@ from memstate_core.storages._postgres_tables import (
     in_order,
 )
 
-_ZERO: Final = sa.literal_column("0")
+_ZERO: Final[sa.ColumnClause[int]] = sa.literal_column("0")
 
 
 def _value(name: str, type_: Any = None) -> sa.BindParameter[Any]:
@@ -43,7 +43,7 @@ def _json(name: str) -> sa.ColumnElement[Any]:
 
 
 def _any(column: sa.ColumnElement[Any], name: str) -> sa.ColumnElement[bool]:
-    """Whether a column's value is in a list, given as JSON: psycopg takes as long to make an array as it takes to use it."""
+    """Whether a column's value is in a list, given as JSON: psycopg takes longer to make an array than it saves."""
     item: sa.ColumnElement[Any] = sa.func.json_array_elements_text(_json(name))
     if not isinstance(column.type, sa.Text):
         item = sa.cast(item, column.type)
@@ -123,9 +123,7 @@ POSITION: Final = compiled(
         sa.func.coalesce(SESSIONS.c.head, _ZERO),
         sa.func.coalesce(SESSIONS.c.redo, _ZERO),
         sa.func.coalesce(SESSIONS.c.latest, _ZERO),
-        sa.func.coalesce(
-            sa.select(NAMESPACES.c.generation).where(_of_namespace(NAMESPACES)).scalar_subquery(), _ZERO
-        ),
+        sa.func.coalesce(sa.select(NAMESPACES.c.generation).where(_of_namespace(NAMESPACES)).scalar_subquery(), _ZERO),
         sa.exists().where(_of_namespace(CLAIMS)),
     ).select_from(
         sa.values(sa.column("one", sa.Integer), name="one")
@@ -134,9 +132,7 @@ POSITION: Final = compiled(
     )
 )
 
-ENTRIES: Final = compiled(
-    sa.select(*ENTRY).where(_of_namespace(TRANSACTIONS), _any(TRANSACTIONS.c.seq, "seqs"))
-)
+ENTRIES: Final = compiled(sa.select(*ENTRY).where(_of_namespace(TRANSACTIONS), _any(TRANSACTIONS.c.seq, "seqs")))
 
 
 def _line() -> Statement:
@@ -250,8 +246,8 @@ def selection(
 ) -> Statement:
     """Facts by type and session, narrowed by a declared field or by what their payload contains.
 
-    ``session`` None: of any, False: of none. ``field`` is the bounds that are given on its value: a column, a colon, and
-    any of ``=<>``. ``after``: those behind an ordinal.
+    ``session`` None: of any, False: of none. ``field`` is the bounds that are given on its value: a column, a colon,
+    and any of ``=<>``. ``after``: those behind an ordinal.
     """
     f, x = FACTS, FIELDS
     by_ordinal = field is not None or not (typename or session is not None)
@@ -271,7 +267,8 @@ def selection(
         of_field += [x.c[column] == low] * ("=" in bounds)
         of_field += [x.c[column] >= low] * (">" in bounds)
         of_field += [x.c[column] <= high] * ("<" in bounds)
-        conditions.append(f.c.ordinal == sa.any_(sa.func.array(sa.select(x.c.ordinal).where(*of_field).scalar_subquery())))
+        ordinals = sa.select(x.c.ordinal).where(*of_field).scalar_subquery()
+        conditions.append(f.c.ordinal == sa.any_(sa.func.array(ordinals)))
     if document:
         contains = DOCUMENT.op("@>")(sa.cast(_value("document"), postgresql.JSONB))
         conditions.append(sa.or_(contains, sa.not_(f.c.plain)))

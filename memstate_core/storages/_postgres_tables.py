@@ -6,8 +6,8 @@ something is rolled back, stamps do not. ``memstate_fields`` are the declared in
 ``memstate_transactions`` is the journal: a tree by ``parent``; its ``changes`` are ``[[fact id, version before, version
 after], …]``. Which transactions changed a fact is told by ``made_by`` of its versions, and by ``memstate_touched`` for
 those that made no version of it. Seqs and ordinals are given out once in a schema, so what has one needs no namespace
-in its key; that of a field is in ``field``. ``memstate_outbox`` is what hooks are still to be told of, ``memstate_lanes`` who
-delivers it. ``memstate_writes`` remembers for a while the ids of what was written without a
+in its key; that of a field is in ``field``. ``memstate_outbox`` is what hooks are still to be told of,
+``memstate_lanes`` who delivers it. ``memstate_writes`` remembers for a while the ids of what was written without a
 journal entry; a journal entry has its own.
 """
 
@@ -193,8 +193,8 @@ _F, _T, _X = FACTS.c, TRANSACTIONS.c, FIELDS.c
 def in_order(table: sa.FromClause) -> sa.ColumnElement[str]:
     """The namespace, for the index by which all of it is read in order, and for no other.
 
-    Before a table was analysed, the planner believes that a namespace has a few rows in it, and would rather read all of
-    them by some index that begins with the namespace than look up a hundred ids. So none does.
+    Before a table was analysed, the planner believes that a namespace has a few rows in it, and would rather read all
+    of them by some index that begins with the namespace than look up a hundred ids. So none does.
     """
     return table.c.namespace + sa.literal_column("''")
 
@@ -263,7 +263,8 @@ def first_migration() -> Sequence[str]:
     texts = []
     for table in _METADATA.sorted_tables:
         texts.append(_ddl(sa.schema.CreateTable(table)))
-        texts.extend(_ddl(sa.schema.CreateIndex(index)) for index in sorted(table.indexes, key=lambda one: one.name or ""))
+        indexes = sorted(table.indexes, key=lambda index: index.name or "")
+        texts.extend(_ddl(sa.schema.CreateIndex(index)) for index in indexes)
     return texts
 
 

@@ -275,7 +275,7 @@ class ReadTransaction:
 
     async def definitions(self) -> dict[str, str]:
         rows = await self._ask(sql.ALL_DEFINITIONS)
-        return {typename: definition for typename, definition in rows}
+        return {row[0]: row[1] for row in rows}
 
     async def reindex(
         self, typename: str, compute: Callable[[StoredFact], tuple[str | None, tuple[IndexEntry, ...]]]

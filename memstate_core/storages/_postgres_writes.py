@@ -113,9 +113,8 @@ class _Statement:
     def rows(self, columns: Input, rows: Sequence[Sequence[Any]], name: str = "x") -> str:
         """Rows as a table expression: one by one value each, many as one JSON document."""
         if len(rows) == 1:
-            values = ", ".join(
-                f"{self.value(value, type_)} AS {column}" for (column, type_), value in zip(columns, rows[0], strict=True)
-            )
+            given = zip(columns, rows[0], strict=True)
+            values = ", ".join(f"{self.value(value, type_)} AS {column}" for (column, type_), value in given)
             return f"(SELECT {values}) {name}"
         names = [column for column, _ in columns]
         document = to_json([dict(zip(names, row, strict=True)) for row in rows]).decode()
@@ -247,12 +246,8 @@ def _common(
     values.append(Int8(redo))
     if before is not None:
         values.append(before.id)
-    (id_, type_, payload, source, line, made_at, version, ephemeral, schema_version, singleton, ordinal_, place, plain) = (
-        _fact_input(after, 0)
-    )
-    known = None if ordinal_ is None else Int8(ordinal_)
-    values += (id_, type_, payload, source, line, made_at, Int8(version), ephemeral, Int8(schema_version), singleton)
-    values += (known, Int8(place), plain)
+    values += [Int8(value) if type(value) is int else value for value in _fact_input(after, 0)]
+    known = None if after.ordinal < 0 else Int8(after.ordinal)
     if before is not None:
         values += (Int8(before.version), Int8(ground.facts[before.id]))  # type: ignore[arg-type]
     for path, kind, value in entries:
@@ -490,8 +485,7 @@ def _update(made: _Statement, batch: Batch, changed: Sequence[tuple[Any, ...]], 
     unused = ""
     if not batch.restores and any(row[-1] is None for row in changed):
         unused = (
-            f" AND NOT EXISTS (SELECT 1 FROM {_V} v "
-            "WHERE v.namespace = $1 AND v.id = x.id AND v.version >= x.version)"
+            f" AND NOT EXISTS (SELECT 1 FROM {_V} v WHERE v.namespace = $1 AND v.id = x.id AND v.version >= x.version)"
         )
     made.part(
         "changed",
@@ -532,8 +526,7 @@ def _write_fields(made: _Statement, fields: Sequence[tuple[Any, ...]], absent: S
         source = made.rows((("ordinal", "bigint"), ("field", "text")), absent)
         made.part(
             "unindexed",
-            f"DELETE FROM {_X} f USING entry e, {source} "
-            "WHERE f.ordinal = x.ordinal AND f.field = x.field",
+            f"DELETE FROM {_X} f USING entry e, {source} WHERE f.ordinal = x.ordinal AND f.field = x.field",
         )
 
 
@@ -627,10 +620,11 @@ def _write_records(made: _Statement, batch: Batch, ground: Ground) -> None:
 
 
 def _records(made: _Statement, puts: Sequence[tuple[str, str, bytes]]) -> str:
-    columns = [[key_of(one[0]) for one in puts], [one[1] for one in puts], [bytes(one[2]) for one in puts]]
+    columns: list[list[Any]] = [[key_of(one[0]) for one in puts], [one[1] for one in puts], [one[2] for one in puts]]
     if len(puts) == 1:
         return made.rows((("collection", "text"), ("key", "text"), ("value", "bytea")), [[one[0] for one in columns]])
-    given = ", ".join(made.value(one, type_) for one, type_ in zip(columns, ("text[]", "text[]", "bytea[]"), strict=True))
+    typed = zip(columns, ("text[]", "text[]", "bytea[]"), strict=True)
+    given = ", ".join(made.value(one, type_) for one, type_ in typed)
     return f"unnest({given}) AS x (collection, key, value)"
 
 
@@ -667,7 +661,8 @@ def _write_claims(made: _Statement, batch: Batch, ground: Ground) -> None:
     insert = f"INSERT INTO {_C} (namespace, key, owner, expires, hooks) SELECT $1, x.key, x.owner, x.expires, x.hooks "
     if new:
         made.part(
-            "claimed", f"{insert}FROM {made.rows(_CLAIM_INPUT, new)} ON CONFLICT (namespace, key) DO NOTHING RETURNING 1"
+            "claimed",
+            f"{insert}FROM {made.rows(_CLAIM_INPUT, new)} ON CONFLICT (namespace, key) DO NOTHING RETURNING 1",
         )
         made.ground.append(made.counted("claimed", len(new)))
     if others:
@@ -694,9 +689,7 @@ def _write_claims(made: _Statement, batch: Batch, ground: Ground) -> None:
             made.claims.append(made.counted("dropped", batch.dropped))
     free = [key for key, claim in seen.items() if claim is None and key not in keys]
     if free:
-        made.ground.append(
-            f"NOT EXISTS (SELECT 1 FROM {_C} WHERE namespace = $1 AND key = ANY ({made.array(free)}))"
-        )
+        made.ground.append(f"NOT EXISTS (SELECT 1 FROM {_C} WHERE namespace = $1 AND key = ANY ({made.array(free)}))")
 
 
 def places_that_swap(changes: Sequence[FactChange]) -> list[str]:
