@@ -250,7 +250,7 @@ def selection(
     and any of ``=<>``. ``after``: those behind an ordinal.
     """
     f, x = FACTS, FIELDS
-    by_ordinal = field is not None or not (typename or session is not None)
+    by_ordinal = field is not None or not (typename or document or session is not None)
     conditions = [(_in_order if by_ordinal else _of_namespace)(f)]
     if typename and field is None:
         conditions.append(f.c.type == _value("type"))

@@ -128,6 +128,10 @@ class ReadTransaction:
     ) -> list[Sequence[Any]]:
         """The first ``end`` rows that fulfil the predicate, read in pages that grow."""
         found: list[Sequence[Any]] = []
+        by_payload = shape[-1]
+        if by_payload:
+            rows = await self._ask(sql.selection(False, *shape, False, False), **values)
+            return [row for row in rows if selection.predicate(selection.decode(_fact(row)))][:end]  # type: ignore[misc]
         page = _UNLIMITED if end is None else min(max(_LEAST_PAGE, end), _UNLIMITED)
         after = -1
         while end is None or len(found) < end:
