@@ -47,6 +47,7 @@ from memstate_core import (
     UnavailableError,
     ValidationFailed,
 )
+from memstate_core import __getattr__ as __getattr__
 
 __all__ = [
     "UNSET",

@@ -1,5 +1,6 @@
 """Transactional, typed, reversible memory for AI agents; knows no framework and imports no vendor."""
 
+from memstate_core._lazy import __getattr__ as __getattr__
 from memstate_core.async_store import AsyncMemoryStore
 from memstate_core.async_transaction_block import AsyncTransactionBlock
 from memstate_core.delivery import Lag

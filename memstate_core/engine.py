@@ -350,6 +350,7 @@ class Engine:
             limit=count_or_none("limit", limit),
             offset=count("offset", offset),
             indexed=self.definitions.indexed(typename),
+            as_stored=not self.registry.upgrades(typename),
         )
 
     async def query(

@@ -164,6 +164,7 @@ def _replace(selection: Selection, *, limit: int | None, offset: int) -> Selecti
         limit=limit,
         offset=offset,
         indexed=selection.indexed,
+        as_stored=selection.as_stored,
     )
 
 

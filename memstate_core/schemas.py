@@ -266,6 +266,11 @@ class SchemaRegistry:
     def get(self, typename: str) -> Schema | None:
         return self._schemas.get(typename)
 
+    def upgrades(self, typename: str | None) -> bool:
+        """Whether payloads of a type (None: of any) may be read otherwise than they are stored."""
+        schemas = self._schemas.values() if typename is None else filter(None, (self._schemas.get(typename),))
+        return any(schema.migrate is not None for schema in schemas)
+
     def for_model(self, model: type[BaseModel], typename: str | None = None) -> Schema:
         """The schema under which an instance of ``model`` is committed.
 

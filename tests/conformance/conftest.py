@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from memstate_core import AsyncInMemoryStorage, AsyncSQLiteStorage, InMemoryStorage, SQLiteStorage
+from memstate_core.storages.postgres import AsyncPostgresStorage, PostgresStorage
 from memstate_core.testing import StorageFactory
+from tests.schemas import Schemas
+from tests.servers import Databases
 
 FACTORIES: dict[str, Callable[[Path], StorageFactory]] = {
     "memory-sync": lambda _: StorageFactory(lambda _: InMemoryStorage(), persistent=False),
@@ -23,11 +26,31 @@ FACTORIES: dict[str, Callable[[Path], StorageFactory]] = {
     "sqlite-memory-sync": lambda _: StorageFactory(lambda _: SQLiteStorage(":memory:"), persistent=False),
     "sqlite-memory-async": lambda _: StorageFactory(lambda _: AsyncSQLiteStorage(":memory:"), persistent=False),
 }
+POSTGRES: dict[str, Callable[..., Any]] = {
+    "postgres-sync": PostgresStorage,
+    "postgres-async": AsyncPostgresStorage,
+}
 
 
-@pytest.fixture(params=FACTORIES)
-def storages(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
-    return FACTORIES[request.param](tmp_path)
+@pytest.fixture(params=[*FACTORIES, *POSTGRES])
+def storages(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[StorageFactory]:
+    if request.param in FACTORIES:
+        yield FACTORIES[request.param](tmp_path)
+        return
+    schemas: Schemas = request.getfixturevalue("schemas")
+    taken: dict[str, str] = {}
+
+    def make(name: str) -> Any:
+        schema = taken.get(name) or taken.setdefault(name, schemas.take())
+        return POSTGRES[request.param](schemas.url, schema=schema)
+
+    yield StorageFactory(make, persistent=True)
+    schemas.give_back(taken.values())
+
+
+@pytest.fixture(scope="session")
+def schemas(postgres: Databases) -> Schemas:
+    return Schemas(postgres.database())
 
 
 # Cases that do not exist for a flavour; the kit would skip them.
