@@ -5,6 +5,7 @@ belong to one database or one index.
 """
 
 from importlib.metadata import version
+from typing import TYPE_CHECKING
 
 from memstate_core import (
     UNSET,
@@ -46,7 +47,12 @@ from memstate_core import (
     TransientError,
     UnavailableError,
     ValidationFailed,
+    __getattr__ as __getattr__,
 )
+
+if TYPE_CHECKING:
+    from memstate_core import AsyncRedisStorage as AsyncRedisStorage
+    from memstate_core import RedisStorage as RedisStorage
 
 __all__ = [
     "UNSET",

@@ -1,5 +1,8 @@
 """Transactional, typed, reversible memory for AI agents; knows no framework and imports no vendor."""
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from memstate_core.async_store import AsyncMemoryStore
 from memstate_core.async_transaction_block import AsyncTransactionBlock
 from memstate_core.delivery import Lag
@@ -37,6 +40,10 @@ from memstate_core.storages.memory import AsyncInMemoryStorage, InMemoryStorage
 from memstate_core.storages.sqlite import AsyncSQLiteStorage, SQLiteStorage
 from memstate_core.store import MemoryStore
 from memstate_core.transaction_block import TransactionBlock
+
+if TYPE_CHECKING:
+    from memstate_core.storages.redis import AsyncRedisStorage as AsyncRedisStorage
+    from memstate_core.storages.redis import RedisStorage as RedisStorage
 
 __all__ = [
     "UNSET",
@@ -79,3 +86,15 @@ __all__ = [
     "UnavailableError",
     "ValidationFailed",
 ]
+
+# What needs a vendor is imported when it is first asked for, and is no part of ``import *``.
+_LATER = {
+    "AsyncRedisStorage": "memstate_core.storages.redis",
+    "RedisStorage": "memstate_core.storages.redis",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_LATER[name]), name)
