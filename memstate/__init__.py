@@ -47,6 +47,8 @@ from memstate_core import (
     TransientError,
     UnavailableError,
     ValidationFailed,
+)
+from memstate_core import (
     __getattr__ as __getattr__,
 )
 

@@ -175,7 +175,6 @@ class Core:
         """Get ready for the next attempt."""
         known.forget()
         if answer.startswith(b"format "):
-            known.is_open = False
             await self._migrate(known, int(answer.split()[1]))
         elif answer == b"late":
             raise StorageError(f"{self._name}: an attempt was overtaken by a later one of the same writer")

@@ -108,11 +108,19 @@ return answer
 COUNT: Final = Script(f"return {{{_STAMP}, redis.call('ZLEXCOUNT', KEYS[2], ARGV[1], ARGV[2])}}")
 
 # KEYS meta, journal, facts, versions. ARGV seq, above, limit, how many bytes, whether the facts are wanted too. The seq
-# to go on from ('' at the end), pairs of seq and transaction, and for each fact they speak of its id, itself and its
-# highest version.
+# to go on from ('' at the end), pairs of seq and transaction, for each fact they speak of its id, itself and its
+# highest version, and of the versions they speak of and that are not current the id, number and fact.
 LINE: Final = Script("""
 local seq, above, limit, room = ARGV[1], tonumber(ARGV[2], 16), tonumber(ARGV[3]), tonumber(ARGV[4])
-local entries, facts, seen = {}, {}, {}
+local entries, facts, versions, seen = {}, {}, {}, {}
+local function archived(id, version)
+    local raw = version > 0 and redis.call('HGET', KEYS[4], id .. '\\0' .. string.format('%.0f', version))
+    if raw then
+        local n = #versions
+        versions[n + 1], versions[n + 2], versions[n + 3] = id, version, raw
+        room = room - #raw
+    end
+end
 while #entries < 2 * limit and room >= 0 and tonumber(seq, 16) > above do
     local entry = redis.call('HGET', KEYS[2], seq)
     if not entry then seq = '0' break end
@@ -128,12 +136,16 @@ while #entries < 2 * limit and room >= 0 and tonumber(seq, 16) > above do
                 facts[n + 1], facts[n + 2], facts[n + 3] = id, fact, latest
                 room = room - (fact and #fact or 0)
             end
+            if room >= 0 then
+                archived(id, change[2])
+                archived(id, change[3])
+            end
         end
     end
     seq = string.match(entry, '^%x+')
 end
 if tonumber(seq, 16) <= above then seq = '' end
-return {redis.call('HGET', KEYS[1], 'stamp') or '0', seq, entries, facts}
+return {redis.call('HGET', KEYS[1], 'stamp') or '0', seq, entries, facts, versions}
 """)
 
 # KEYS meta, journal, index. ARGV bounds, how many, how many bytes. The bound to go on from, pairs of seq and entry.
