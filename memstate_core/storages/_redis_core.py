@@ -235,7 +235,7 @@ class Core:
     async def _locked(self, known: Known, deadline: float) -> AsyncIterator[str]:
         """Hold the lock of the namespace."""
         token = os.urandom(9).hex()
-        keys = (known.keys.lock,)
+        keys = known.keys.lock, known.keys.meta
         pause = 0.001
         while not await self.call(LOCK, keys, (token, int(_LOCK_SECONDS * 1000))):
             if time.monotonic() > deadline:

@@ -617,7 +617,9 @@ class TestRaces:
     ) -> None:
         with opened(redis.url, prefix=prefix, timeout=5) as store:
             store.commit(Fact("note", {}, session_id="s"))
-            client.set(Keys(prefix, "default").lock, "dead", px=300)
+            keys = Keys(prefix, "default")
+            client.hset(keys.meta, "lock", "dead")
+            client.set(keys.lock, "dead", px=300)
             store.commit(Fact("note", {}, session_id="s"))
             assert store.count() == 2
         with opened(redis.url, prefix=prefix, timeout=0.1) as store:
