@@ -222,7 +222,7 @@ class LazyChanges(Sequence[Change]):
 class Transaction:
     """What changed together.
 
-    ``seq`` orders all transactions of a storage and ``id`` names this one; ``parent`` is the id of the
+    ``seq`` orders all transactions of a namespace and ``id`` names this one; ``parent`` is the id of the
     transaction before it in its session (None: the first). For a rollback, redo or checkout,
     ``position`` is the id of the transaction on which the session then stood (None: before the first); for
     everything else it is ``id``.
