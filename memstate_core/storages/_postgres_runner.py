@@ -32,6 +32,9 @@ from memstate_core.storages import _postgres_statements as sql
 from memstate_core.storages._places import shared_place
 from memstate_core.storages._postgres_connections import IDLE, Port, Rows, Source, is_lost
 from memstate_core.storages._postgres_errors import DriverError, is_outage, is_race, translate
+from memstate_core.storages._postgres_fact_writes import LEAVE_PLACES, places_that_swap
+from memstate_core.storages._postgres_parts import CLAIMS, GROUND
+from memstate_core.storages._postgres_parts import FACTS as FACTS_CHANGED
 from memstate_core.storages._postgres_positions import Positions
 from memstate_core.storages._postgres_schema import migrate
 from memstate_core.storages._postgres_tables import (
@@ -45,16 +48,7 @@ from memstate_core.storages._postgres_tables import (
     session_key,
 )
 from memstate_core.storages._postgres_transaction import NeedsExclusiveRight, ReadTransaction, WriteTransaction
-from memstate_core.storages._postgres_writes import (
-    CLAIMS,
-    GROUND,
-    LEAVE_PLACES,
-    places_that_swap,
-    statement_of,
-)
-from memstate_core.storages._postgres_writes import (
-    FACTS as FACTS_CHANGED,
-)
+from memstate_core.storages._postgres_writes import statement_of
 
 T = TypeVar("T")
 
