@@ -416,7 +416,7 @@ class Runner:
             if word == CLAIMS:
                 raise ClaimsLost from None
             if word == FACTS_CHANGED:
-                await self._refuse_for_good(namespace, tx)
+                await self._refuse_for_good(lease, namespace, tx)
             if word is not None:
                 raise _Refused(word) from error
             raise
@@ -452,7 +452,7 @@ class Runner:
 
     # When it did not go well
 
-    async def _refuse_for_good(self, namespace: str, tx: WriteTransaction) -> None:
+    async def _refuse_for_good(self, lease: _Lease, namespace: str, tx: WriteTransaction) -> None:
         """Raise if trying again cannot help: the work did not look at what is in its way, so it will not mind it.
 
         :raises ConflictError: a fact has moved on, or its id or singleton place is taken.
@@ -495,11 +495,7 @@ class Runner:
                     return shared_place(place, holder.id, places[place])
             return None
 
-        lease = _Lease(self)
-        try:
-            conflict = await self._read(lease, namespace, look, False)
-        finally:
-            await lease.end()
+        conflict = await self._read(lease, namespace, look, False)
         if conflict is not None:
             raise conflict if batch.dropped is None else ClaimsLost
 

@@ -28,7 +28,8 @@ FACTORIES: dict[str, Callable[[Path], StorageFactory]] = {
 }
 POSTGRES: dict[str, Callable[..., Any]] = {
     "postgres-sync": PostgresStorage,
-    "postgres-async": AsyncPostgresStorage,
+    # The other one has the index on payloads.
+    "postgres-async": lambda url, **options: AsyncPostgresStorage(url, payload_index=True, **options),
 }
 
 

@@ -445,6 +445,34 @@ def test_an_exhausted_pool_says_so(url: str, schema: str) -> None:
         assert store.count() == 1
 
 
+@pytest.mark.parametrize("given", [False, True])
+def test_one_connection_is_enough(url: str, schema: str, given: bool) -> None:
+    with psycopg.connect(url) as connection:
+        database: Any = connection if given else url
+        with PostgresStorage(database, schema=schema, pool_size=1, timeout=2) as storage:
+            raw = Raw(storage)
+            run(raw.put(fact("a", singleton="x")))
+            with pytest.raises(ConflictError, match="singleton"):
+                run(raw.put(fact("b", singleton="x")))
+            store = MemoryStore(storage)
+            register_all(store)
+            store.commit_model(User(email="a"))
+            run(raw.put(fact("c", singleton="y")))
+            run(raw.put(fact("a", 2, singleton="y"), fact("c", 2, singleton="x")))  # they exchange their places
+            store.commit_model(User(email="b"), session_id="s")
+            with pytest.raises(StorageError, match="within"):
+                store.promote_session("s", lambda _: store.count() > 0)
+
+
+def test_a_given_connection_that_is_closed_says_so(url: str, schema: str) -> None:
+    connection = psycopg.connect(url)
+    store = store_on(PostgresStorage(connection, schema=schema))
+    assert store.count() == 0
+    connection.close()
+    with pytest.raises(UnavailableError, match="closed"):
+        store.count()
+
+
 _SINGLETON = """
 import sys
 from memstate_core import MemoryStore
