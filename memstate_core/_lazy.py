@@ -7,7 +7,9 @@ from typing import Any, Final
 
 _MODULES: Final = {
     "AsyncPostgresStorage": "memstate_core.storages.postgres",
+    "AsyncRedisStorage": "memstate_core.storages.redis",
     "PostgresStorage": "memstate_core.storages.postgres",
+    "RedisStorage": "memstate_core.storages.redis",
 }
 
 

@@ -34,6 +34,7 @@ class StorageKind:
 def kinds() -> tuple[StorageKind, ...]:
     from benchmarks.storages.memory import MEMORY
     from benchmarks.storages.postgres import POSTGRES
+    from benchmarks.storages.redis import REDIS
     from benchmarks.storages.sqlite import SQLITE
 
-    return (MEMORY, SQLITE, POSTGRES)
+    return (MEMORY, SQLITE, POSTGRES, REDIS)

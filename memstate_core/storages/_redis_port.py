@@ -1,0 +1,92 @@
+"""The connection to Redis, in two flavours: all that differs between them is who waits."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any, Protocol
+
+NEVER_DECODE = "NEVER_DECODE"
+
+
+class Port(Protocol):
+    """Commands to a client, whoever made it. Answers are bytes, also from a client that decodes."""
+
+    where: str
+
+    async def execute(self, *command: Any) -> Any: ...
+
+    async def execute_and_wait(self, replicas: int, milliseconds: int, *command: Any) -> tuple[Any, int]:
+        """The command's answer, and how many replicas have acknowledged it in time."""
+        ...
+
+    async def sleep(self, seconds: float) -> None: ...
+
+    async def disconnect(self) -> None:
+        """Drop idle connections: they lead to a server that is not the master any more."""
+        ...
+
+    async def close(self) -> None: ...
+
+
+class SyncPort:
+    """A :class:`redis.Redis` or a :class:`redis.RedisCluster`; its coroutines never suspend."""
+
+    def __init__(self, client: Any, where: str, *, owned: bool) -> None:
+        self.client = client
+        self.where = where
+        self._owned = owned
+
+    async def execute(self, *command: Any) -> Any:
+        return self.client.execute_command(*command, **{NEVER_DECODE: True})
+
+    async def execute_and_wait(self, replicas: int, milliseconds: int, *command: Any) -> tuple[Any, int]:
+        # WAIT is about what its own connection has written.
+        with self.client.pipeline(transaction=False) as pipeline:
+            pipeline.execute_command(*command, **{NEVER_DECODE: True})
+            pipeline.execute_command("WAIT", replicas, milliseconds)
+            answer, acknowledged = pipeline.execute()
+        return answer, acknowledged
+
+    async def sleep(self, seconds: float) -> None:
+        time.sleep(seconds)  # noqa: ASYNC251 - on purpose
+
+    async def disconnect(self) -> None:
+        pool = getattr(self.client, "connection_pool", None)
+        if self._owned and pool is not None:
+            pool.disconnect(inuse_connections=False)
+
+    async def close(self) -> None:
+        if self._owned:
+            self.client.close()
+
+
+class AsyncPort:
+    """A :class:`redis.asyncio.Redis` or a :class:`redis.asyncio.RedisCluster`."""
+
+    def __init__(self, client: Any, where: str, *, owned: bool) -> None:
+        self.client = client
+        self.where = where
+        self._owned = owned
+
+    async def execute(self, *command: Any) -> Any:
+        return await self.client.execute_command(*command, **{NEVER_DECODE: True})
+
+    async def execute_and_wait(self, replicas: int, milliseconds: int, *command: Any) -> tuple[Any, int]:
+        async with self.client.pipeline(transaction=False) as pipeline:
+            pipeline.execute_command(*command, **{NEVER_DECODE: True})
+            pipeline.execute_command("WAIT", replicas, milliseconds)
+            answer, acknowledged = await pipeline.execute()
+        return answer, acknowledged
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+
+    async def disconnect(self) -> None:
+        pool = getattr(self.client, "connection_pool", None)
+        if self._owned and pool is not None:
+            await pool.disconnect(inuse_connections=False)
+
+    async def close(self) -> None:
+        if self._owned:
+            await self.client.aclose()

@@ -1,0 +1,134 @@
+"""What is in the hashes: texts whose parts are divided by NULs, which none of the parts but the last can contain.
+
+A fact is ``stamp version ordinal type session place fields source ts ephemeral schema_version payload``. The *stamp*
+is the number of the write that made it current, so that a fact which was changed and changed back is told from one
+that was not. ``fields`` are its index entries as a JSON list. A transaction is ``parent head session operation actor
+reason mark ts changes``, a claim ``owner expires hooks``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any, Final
+
+from pydantic_core import from_json, to_json
+
+from memstate_core.facts import ChangedVersions, Entry, FactChange, IndexEntry, StoredFact
+from memstate_core.protocols import Claim, NewEntry
+from memstate_core.storages._redis_keys import field_keys, hex_of, session_key
+
+# Where a session stands that never wrote: its head and its redo target.
+NOWHERE: Final = hex_of(0) * 2
+
+
+def _optional(text: str | None) -> str:
+    return "" if text is None else f"={text}"
+
+
+def _or_none(text: str) -> str | None:
+    return text[1:] if text else None
+
+
+def fact_body(fact: StoredFact, fields: tuple[IndexEntry, ...]) -> str:
+    """A fact as it is stored, behind its stamp, version and ordinal, which the script puts before it."""
+    return "\0".join(
+        (
+            fact.type,
+            session_key(fact.session_id),
+            _optional(fact.singleton),
+            fields_text(fields),
+            _optional(fact.source),
+            fact.ts,
+            "1" if fact.ephemeral else "",
+            str(fact.schema_version),
+            fact.payload,
+        )
+    )
+
+
+def fields_text(fields: tuple[IndexEntry, ...]) -> str:
+    keys = field_keys(fields) if fields else []
+    return json.dumps(keys, ensure_ascii=False, separators=(",", ":")) if keys else ""
+
+
+def place_text(place: str | None) -> str:
+    return _optional(place)
+
+
+def fact_of(fact_id: str, raw: bytes) -> tuple[StoredFact, str]:
+    """A fact, and its stamp."""
+    stamp, version, ordinal, type_, session, place, _, source, ts, ephemeral, schema_version, payload = (
+        raw.decode().split("\0", 11)
+    )
+    fact = StoredFact(
+        fact_id,
+        type_,
+        payload,
+        source[1:] if source else None,
+        session[1:] if session else None,
+        ts,
+        int(version),
+        bool(ephemeral),
+        int(schema_version),
+        place[1:] if place else None,
+        int(ordinal, 16),
+    )
+    return fact, stamp
+
+
+def entry_tail(entry: NewEntry, changes: Sequence[FactChange]) -> str:
+    """A transaction as it is stored, behind its parent and head, which the script puts before it."""
+    versions = [
+        [change.fact_id, change.before.version if change.before else 0, change.after.version if change.after else 0]
+        for change in changes
+    ]
+    return "\0".join(
+        (
+            session_key(entry.session_id),
+            entry.operation.value,
+            _optional(entry.actor),
+            _optional(entry.reason),
+            _optional(entry.mark),
+            entry.ts,
+            to_json(versions).decode(),
+        )
+    )
+
+
+def entry_of(seq: int, raw: bytes) -> Entry:
+    parent, head, session, operation, actor, reason, mark, ts, changes = raw.decode().split("\0", 8)
+    return Entry(
+        seq,
+        _or_none(session),
+        int(parent, 16),
+        int(head, 16),
+        operation,
+        _or_none(actor),
+        _or_none(reason),
+        _or_none(mark),
+        ts,
+        tuple([ChangedVersions(*change) for change in from_json(changes)]),
+    )
+
+
+def claim_text(claim: Claim) -> str:
+    return "\0".join((claim.owner, repr(claim.expires), json.dumps(claim.hooks, ensure_ascii=False)))
+
+
+def claim_of(key: str, raw: bytes) -> Claim:
+    owner, expires, hooks = raw.decode().split("\0", 2)
+    return Claim(key, owner, float(expires), tuple(json.loads(hooks)))
+
+
+def where(head: int, redo: int) -> str:
+    return hex_of(head) + hex_of(redo)
+
+
+def head_and_redo(text: str) -> tuple[int, int]:
+    half = len(text) // 2
+    return int(text[:half], 16), int(text[half:], 16)
+
+
+def texts(raw: Sequence[Any]) -> list[str]:
+    return [one.decode() for one in raw]
