@@ -1,5 +1,8 @@
 """Transactional, typed, reversible memory for AI agents; knows no framework and imports no vendor."""
 
+from typing import TYPE_CHECKING
+
+from memstate_core._lazy import __getattr__ as __getattr__
 from memstate_core.async_store import AsyncMemoryStore
 from memstate_core.async_transaction_block import AsyncTransactionBlock
 from memstate_core.delivery import Lag
@@ -37,6 +40,12 @@ from memstate_core.storages.memory import AsyncInMemoryStorage, InMemoryStorage
 from memstate_core.storages.sqlite import AsyncSQLiteStorage, SQLiteStorage
 from memstate_core.store import MemoryStore
 from memstate_core.transaction_block import TransactionBlock
+
+if TYPE_CHECKING:  # no part of ``import *``, which would import the vendors
+    from memstate_core.storages.postgres import AsyncPostgresStorage as AsyncPostgresStorage
+    from memstate_core.storages.postgres import PostgresStorage as PostgresStorage
+    from memstate_core.storages.redis import AsyncRedisStorage as AsyncRedisStorage
+    from memstate_core.storages.redis import RedisStorage as RedisStorage
 
 __all__ = [
     "UNSET",

@@ -27,7 +27,10 @@ VENDORS = (
 )
 # Modules that need a vendor, the vendor, and the extra that brings it.
 NEEDY = (
+    ("memstate.backends.postgres", "psycopg", "postgres"),
+    ("memstate.backends.postgres", "sqlalchemy", "postgres"),
     ("memstate.integrations.chroma", "chromadb", "chroma"),
+    ("memstate.backends.redis", "redis", "redis"),
     ("memstate_core.testing", "hypothesis", "dev"),
 )
 
@@ -128,6 +131,31 @@ except ImportError as error:
     assert extra in extras
 
 
+@pytest.mark.parametrize("name", ["AsyncPostgresStorage", "PostgresStorage"])
+def test_what_needs_a_vendor_is_imported_when_it_is_asked_for(name: str) -> None:
+    import memstate
+
+    assert getattr(memstate, name).__name__ == name
+    assert name not in memstate.__all__  # or "import *" would need every vendor
+    finished = python(
+        f"""
+import sys
+sys.modules["psycopg"] = None
+import memstate
+try:
+    memstate.{name}
+except ImportError as error:
+    print(error)
+try:
+    memstate.nothing
+except AttributeError as error:
+    print(error)
+"""
+    )
+    assert "memstate[postgres]" in finished.stdout
+    assert "'nothing'" in finished.stdout
+
+
 def test_version_is_that_of_the_distribution() -> None:
     import memstate
 
@@ -154,7 +182,9 @@ def test_the_facade_has_no_logic(path: Path) -> None:
     tree = ast.parse(path.read_text(encoding="utf-8"))
     assert ast.get_docstring(tree)
     for node in tree.body[1:]:
-        if isinstance(node, ast.Assign):
+        if isinstance(node, ast.If):
+            assert ast.unparse(node.test) == "TYPE_CHECKING"  # names that need a vendor are imported when asked for
+        elif isinstance(node, ast.Assign):
             assert ast.unparse(node.targets[0]) in ("__all__", "__version__")
         else:
             assert isinstance(node, ast.Import | ast.ImportFrom), f"line {node.lineno} is logic"
@@ -166,9 +196,9 @@ def test_the_facade_exports_what_it_imports(path: Path) -> None:
     names = {
         alias.asname or alias.name
         for node in tree.body
-        if isinstance(node, ast.ImportFrom) and node.module != "importlib.metadata"
+        if isinstance(node, ast.ImportFrom) and node.module not in ("importlib.metadata", "typing")
         for alias in node.names
-    }
+    } - {"__getattr__"}
     exported = [
         name
         for node in tree.body

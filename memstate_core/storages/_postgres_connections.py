@@ -10,12 +10,13 @@ import collections
 import contextlib
 import threading
 import time
+import weakref
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import psycopg
 import sqlalchemy as sa
-from psycopg.pq import TransactionStatus
+from psycopg.pq import ExecStatus, TransactionStatus
 from psycopg.rows import tuple_row
 
 from memstate_core.errors import StorageError, UnavailableError, ValidationFailed
@@ -62,8 +63,14 @@ def is_lost(connection: Any) -> bool:
 
 
 def _refuse_transaction(connection: Any) -> None:
+    if connection.closed:
+        raise UnavailableError("the given connection is closed, by the caller or by the server; make a new storage")
     if connection.pgconn.transaction_status != IDLE:
         raise StorageError("the given connection is in the midst of a transaction; commit or roll it back first")
+
+
+# Whether statements may be prepared on a connection, for those that come again.
+_greeted: Final[weakref.WeakKeyDictionary[Any, bool]] = weakref.WeakKeyDictionary()
 
 
 def _prepares(greeting: Sequence[Any], connection: Any, wanted: bool | None) -> bool:
@@ -78,6 +85,11 @@ def _prepares(greeting: Sequence[Any], connection: Any, wanted: bool | None) -> 
     return pid == connection.pgconn.backend_pid if wanted is None else wanted
 
 
+def _has_rows(cursor: Any) -> bool:
+    """``cursor.description`` says the same, and takes as long as the rest of a short statement."""
+    return bool(cursor.pgresult.status == ExecStatus.TUPLES_OK)
+
+
 class SyncPort:
     """A port on a :class:`psycopg.Connection`."""
 
@@ -88,13 +100,16 @@ class SyncPort:
         if self.restore:
             connection.autocommit = True
         cursor = self._cursor = psycopg.RawCursor(connection, row_factory=tuple_row)
-        greeting = cursor.execute(_GREETING, prepare=False).fetchall()
-        self._prepare = None if _prepares(greeting[0], connection, prepare) else False
+        known = _greeted.get(connection)
+        if known is None:
+            greeting = cursor.execute(_GREETING, prepare=False).fetchall()
+            known = _greeted[connection] = _prepares(greeting[0], connection, prepare)
+        self._prepare = None if known and prepare is not False else False
 
     async def execute(self, text: str, values: Sequence[Any] = ()) -> Rows:
         cursor = self._cursor
         cursor.execute(text, values, prepare=self._prepare)
-        return cursor.fetchall() if cursor.description is not None else ()
+        return cursor.fetchall() if _has_rows(cursor) else ()
 
     async def script(self, text: str) -> None:
         self._cursor.execute(text, prepare=False)
@@ -113,13 +128,16 @@ class AsyncPort:
     async def greet(self, prepare: bool | None) -> None:
         if self.restore:
             await self.connection.set_autocommit(True)
-        greeting = await (await self._cursor.execute(_GREETING, prepare=False)).fetchall()
-        self._prepare = None if _prepares(greeting[0], self.connection, prepare) else False
+        known = _greeted.get(self.connection)
+        if known is None:
+            greeting = await (await self._cursor.execute(_GREETING, prepare=False)).fetchall()
+            known = _greeted[self.connection] = _prepares(greeting[0], self.connection, prepare)
+        self._prepare = None if known and prepare is not False else False
 
     async def execute(self, text: str, values: Sequence[Any] = ()) -> Rows:
         cursor = self._cursor
         await cursor.execute(text, values, prepare=self._prepare)
-        return await cursor.fetchall() if cursor.description is not None else ()
+        return await cursor.fetchall() if _has_rows(cursor) else ()
 
     async def script(self, text: str) -> None:
         await self._cursor.execute(text, prepare=False)
@@ -129,7 +147,6 @@ class _SyncSource:
     def __init__(self, shown: str, prepare: bool | None) -> None:
         self.shown = shown
         self._prepare = prepare
-        self._greeted: dict[Any, SyncPort] = {}
 
     async def sleep(self, seconds: float) -> None:
         time.sleep(seconds)
@@ -166,7 +183,8 @@ class SyncConnectionSource(_SyncSource):
     async def release(self, port: Port, *, broken: bool) -> None:
         try:
             if broken and not port.connection.closed:
-                port.connection.rollback()
+                with contextlib.suppress(psycopg.Error):
+                    port.connection.rollback()
             self._give_back(port)
         finally:
             self._lock.release()
@@ -201,56 +219,85 @@ class SyncPoolSource(_SyncSource):
 
 
 class SyncEngineSource(_SyncSource):
-    """An engine's pool; ``own``: made by :func:`own_engine`, and ended with the storage."""
+    """A given engine's pool."""
 
-    def __init__(self, engine: sa.Engine, prepare: bool | None, *, own: bool) -> None:
+    def __init__(self, engine: sa.Engine, prepare: bool | None) -> None:
         super().__init__(engine.url.render_as_string(hide_password=True), prepare)
         self._engine = engine
-        self._own = own
 
     async def acquire(self, timeout: float) -> Port:
         handle = self._engine.raw_connection()
         try:
-            connection: Any = handle.driver_connection
-            if not self._own:
-                port = self._lend(connection)
-            else:
-                port = handle.info.get("memstate")
-                if port is None:
-                    port = handle.info["memstate"] = SyncPort(connection, self._prepare)
-            port.handle = handle
-            return port
+            port = self._lend(handle.driver_connection)  # type: ignore[arg-type]
         except BaseException:
             handle.invalidate()
             raise
+        port.handle = handle
+        return port
 
     async def release(self, port: Port, *, broken: bool) -> None:
-        handle, port.handle = port.handle, None  # type: ignore[attr-defined]
+        handle = port.handle  # type: ignore[attr-defined]
         if broken:
             handle.invalidate()
-            if self._own:
-                self._engine.dispose()  # a server that ended one connection has ended the others too
             return
-        if not self._own:
-            self._give_back(port)
+        self._give_back(port)
         handle.close()
 
     async def aclose(self) -> None:
-        if self._own:
-            self._engine.dispose()
+        """It is the caller's."""
 
 
-def own_engine(url: sa.URL, options: dict[str, Any], pool_size: int, timeout: float) -> sa.Engine:
-    return sa.create_engine(
-        url,
-        pool_size=pool_size,
-        max_overflow=0,
-        pool_timeout=timeout,
-        pool_use_lifo=True,
-        pool_reset_on_return=None,
-        use_native_hstore=False,
-        connect_args=options,
-    )
+class SyncOwnSource(_SyncSource):
+    """Connections of our own; SQLAlchemy reads the URL, but a checkout from its pool takes much of a read's time."""
+
+    def __init__(self, url: sa.URL, options: dict[str, Any], pool_size: int, prepare: bool | None) -> None:
+        super().__init__(url.render_as_string(hide_password=True), prepare)
+        self._arguments = options | connect_arguments(url)
+        self._idle: collections.deque[SyncPort] = collections.deque()
+        self._free = threading.Semaphore(pool_size)
+        self._closed = False
+
+    async def acquire(self, timeout: float) -> Port:
+        if not self._free.acquire(timeout=timeout):
+            raise _exhausted(self.shown, timeout)
+        try:
+            try:
+                return self._idle.pop()
+            except IndexError:
+                return self._connect()
+        except BaseException:
+            self._free.release()
+            raise
+
+    def _connect(self) -> SyncPort:
+        connection = psycopg.connect(autocommit=True, **self._arguments)
+        try:
+            return SyncPort(connection, self._prepare)
+        except BaseException:
+            connection.close()
+            raise
+
+    async def release(self, port: Port, *, broken: bool) -> None:
+        assert isinstance(port, SyncPort)
+        try:
+            if broken:
+                port.connection.close()
+                self._end_idle()  # a server that ended one connection has ended the others too
+            elif self._closed:
+                port.connection.close()
+            else:
+                self._idle.append(port)
+        finally:
+            self._free.release()
+
+    def _end_idle(self) -> None:
+        with contextlib.suppress(IndexError):
+            while True:
+                self._idle.pop().connection.close()
+
+    async def aclose(self) -> None:
+        self._closed = True
+        self._end_idle()
 
 
 class _AsyncSource:
@@ -296,7 +343,8 @@ class AsyncConnectionSource(_AsyncSource):
     async def release(self, port: Port, *, broken: bool) -> None:
         try:
             if broken and not port.connection.closed:
-                await port.connection.rollback()
+                with contextlib.suppress(psycopg.Error):
+                    await port.connection.rollback()
             await self._give_back(port)
         finally:
             self._lock.release()
@@ -365,7 +413,7 @@ class AsyncOwnSource(_AsyncSource):
 
     def __init__(self, url: sa.URL, options: dict[str, Any], pool_size: int, prepare: bool | None) -> None:
         super().__init__(url.render_as_string(hide_password=True), prepare)
-        self._arguments = connect_arguments(url) | options
+        self._arguments = options | connect_arguments(url)
         self._idle: collections.deque[AsyncPort] = collections.deque()
         self._free = asyncio.Semaphore(pool_size)
         self._closed = False

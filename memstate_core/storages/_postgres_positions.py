@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from typing import Final
+from typing import Final, TypeVar
 
 from memstate_core.protocols import Position
+
+K = TypeVar("K")
+V = TypeVar("V")
 
 _MOST: Final = 10_000
 
@@ -52,7 +55,7 @@ class Positions:
             self._grounds.pop(namespace, None)
 
     @staticmethod
-    def _put(known: OrderedDict[object, object], key: object, value: object) -> None:  # type: ignore[misc]
+    def _put(known: OrderedDict[K, V], key: K, value: V) -> None:
         known[key] = value
         known.move_to_end(key)
         if len(known) > _MOST:

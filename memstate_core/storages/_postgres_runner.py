@@ -1,9 +1,9 @@
-"""How works are run: optimistically, checked in one statement when they write, and again when something was in the way.
+"""How works are run: optimistically, checked by the statement that writes, and again when something was in the way.
 
-A work runs in one of four modes. FAST: statements by themselves, positions guessed; what the work relied on is checked by
-the statement that writes. An error that it raises may come of a wrong guess or of reads of different moments: then it
-runs again on a SNAPSHOT, and what it raises there is true. Who is refused several times stands in a QUEUE with others
-of the namespace to whom that happened. A change of the definitions is EXCLUSIVE: all writers wait.
+A work runs in one of four modes. FAST: statements by themselves, positions guessed; what the work relied on is checked
+by the statement that writes. An error that it raises may come of a wrong guess or of reads of different moments: then
+it runs again on a SNAPSHOT, and what it raises there is true. Who is refused several times stands in a QUEUE with
+others of the namespace to whom that happened. A change of the definitions is EXCLUSIVE: all writers wait.
 
 When the connection breaks while a batch is written, nobody knows what came of it. Then the transaction is *fenced off*:
 what it relied on is changed so that it can never be applied any more, unless it was, which its id tells.
@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
 import psycopg
+from pydantic_core import to_json
 
 from memstate_core.errors import ClosedError, ConflictError, StorageError, UnavailableError
 from memstate_core.facts import StoredFact
@@ -31,6 +32,9 @@ from memstate_core.storages import _postgres_statements as sql
 from memstate_core.storages._places import shared_place
 from memstate_core.storages._postgres_connections import IDLE, Port, Rows, Source, is_lost
 from memstate_core.storages._postgres_errors import DriverError, is_outage, is_race, translate
+from memstate_core.storages._postgres_fact_writes import LEAVE_PLACES, places_that_swap
+from memstate_core.storages._postgres_parts import CLAIMS, GROUND
+from memstate_core.storages._postgres_parts import FACTS as FACTS_CHANGED
 from memstate_core.storages._postgres_positions import Positions
 from memstate_core.storages._postgres_schema import migrate
 from memstate_core.storages._postgres_tables import (
@@ -44,14 +48,7 @@ from memstate_core.storages._postgres_tables import (
     session_key,
 )
 from memstate_core.storages._postgres_transaction import NeedsExclusiveRight, ReadTransaction, WriteTransaction
-from memstate_core.storages._postgres_writes import (
-    CLAIMS,
-    FACTS as FACTS_CHANGED,
-    GROUND,
-    LEAVE_PLACES,
-    places_that_swap,
-    statement_of,
-)
+from memstate_core.storages._postgres_writes import statement_of
 
 T = TypeVar("T")
 
@@ -354,7 +351,8 @@ class Runner:
         except (NeedsExclusiveRight, *DriverError):
             raise
         except Exception as error:
-            if (fast and (tx.guessed or lease.asked > 1)) or mode is Mode.QUEUE:
+            misled = tx.guessed or (lease.asked > 1 and not lease.begun)
+            if (fast and misled) or mode is Mode.QUEUE:
                 self._forget(namespace, tx)
                 raise _Doubtful from error
             raise
@@ -401,14 +399,12 @@ class Runner:
             known = tx.ground.positions.get(session_id) or self._positions.guess(namespace, session_id)
             latest = (known or await tx.real_position(session_id))[1]
         token = os.urandom(16).hex()
-        text, values = statement_of(
-            batch, key_of(namespace), token, tx.ground, latest, shared=self._distributed
-        )
+        text, values = statement_of(batch, key_of(namespace), token, tx.ground, latest, shared=self._distributed)
         swapping = places_that_swap(batch.changes)
         try:
             if swapping:
                 await lease.begin()
-                await port.execute(self.text(LEAVE_PLACES), (key_of(namespace), swapping))
+                await port.execute(self.text(LEAVE_PLACES), (key_of(namespace), to_json(swapping).decode()))
             rows = await port.execute(self.text(text), values)
             await lease.commit()
         except psycopg.Error as error:
@@ -420,7 +416,7 @@ class Runner:
             if word == CLAIMS:
                 raise ClaimsLost from None
             if word == FACTS_CHANGED:
-                await self._refuse_for_good(namespace, tx)
+                await self._refuse_for_good(lease, namespace, tx)
             if word is not None:
                 raise _Refused(word) from error
             raise
@@ -456,7 +452,7 @@ class Runner:
 
     # When it did not go well
 
-    async def _refuse_for_good(self, namespace: str, tx: WriteTransaction) -> None:
+    async def _refuse_for_good(self, lease: _Lease, namespace: str, tx: WriteTransaction) -> None:
         """Raise if trying again cannot help: the work did not look at what is in its way, so it will not mind it.
 
         :raises ConflictError: a fact has moved on, or its id or singleton place is taken.
@@ -499,11 +495,7 @@ class Runner:
                     return shared_place(place, holder.id, places[place])
             return None
 
-        lease = _Lease(self)
-        try:
-            conflict = await self._read(lease, namespace, look, False)
-        finally:
-            await lease.end()
+        conflict = await self._read(lease, namespace, look, False)
         if conflict is not None:
             raise conflict if batch.dropped is None else ClaimsLost
 

@@ -39,7 +39,7 @@ MIGRATIONS: Final[Sequence[Callable[[], Sequence[str]]]] = [
 ]
 
 _APPLIED: Final = f"SELECT coalesce(max(number), 0) FROM {_MIGRATIONS_TABLE}"
-_HAS_INDEX: Final = f"""
+_HAS_INDEX: Final = """
 SELECT EXISTS (
     SELECT 1 FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid
     WHERE c.relname = 'memstate_facts_by_payload' AND i.indrelid = CAST($1 AS regclass)

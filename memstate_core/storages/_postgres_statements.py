@@ -24,11 +24,10 @@ from memstate_core.storages._postgres_tables import (
     VERSIONS,
     Statement,
     compiled,
+    in_order,
 )
 
-_TEXTS: Final = postgresql.ARRAY(sa.Text)
-_ZERO: Final = sa.literal_column("0")
-_NUMBERS: Final = postgresql.ARRAY(sa.BigInteger)
+_ZERO: Final[sa.ColumnClause[int]] = sa.literal_column("0")
 
 
 def _value(name: str, type_: Any = None) -> sa.BindParameter[Any]:
@@ -39,12 +38,25 @@ def _number(name: str) -> sa.BindParameter[Any]:
     return sa.bindparam(name, type_=sa.BigInteger())
 
 
-def _any(column: sa.ColumnElement[Any], name: str, type_: Any = _TEXTS) -> sa.ColumnElement[bool]:
-    return column == sa.any_(sa.cast(sa.bindparam(name), type_))
+def _json(name: str) -> sa.ColumnElement[Any]:
+    return sa.cast(_value(name), postgresql.JSON)
+
+
+def _any(column: sa.ColumnElement[Any], name: str) -> sa.ColumnElement[bool]:
+    """Whether a column's value is in a list, given as JSON: psycopg takes longer to make an array than it saves."""
+    item: sa.ColumnElement[Any] = sa.func.json_array_elements_text(_json(name))
+    if not isinstance(column.type, sa.Text):
+        item = sa.cast(item, column.type)
+    return column == sa.any_(sa.func.array(sa.select(item).scalar_subquery()))
 
 
 def _of_namespace(table: sa.FromClause) -> sa.ColumnElement[bool]:
     condition: sa.ColumnElement[bool] = table.c.namespace == _value("namespace")
+    return condition
+
+
+def _in_order(table: sa.FromClause) -> sa.ColumnElement[bool]:
+    condition: sa.ColumnElement[bool] = in_order(table) == _value("namespace")
     return condition
 
 
@@ -72,25 +84,28 @@ FACTS_OF: Final = compiled(_CURRENT.where(_any(FACTS.c.id, "ids")))
 HOLDERS: Final = compiled(_CURRENT.where(_any(FACTS.c.singleton, "places")))
 
 # A writer also needs to know what nobody must have changed until it writes, and the next version's number.
-_wanted: Final = sa.func.unnest(sa.cast(sa.bindparam("ids"), _TEXTS)).table_valued("id", name="wanted").render_derived()
-FACTS_TO_WRITE: Final = compiled(
-    sa.select(*_fact(FACTS), FACTS.c.stamp, _latest(_wanted.c.id), _wanted.c.id.label("wanted")).select_from(
+_wanted: Final = sa.values(sa.column("id", sa.Text), name="wanted").data([(_value("id"),)])
+FACT_TO_WRITE: Final = compiled(
+    sa.select(*_fact(FACTS), FACTS.c.stamp, _latest(_wanted.c.id)).select_from(
         _wanted.outerjoin(FACTS, sa.and_(_of_namespace(FACTS), FACTS.c.id == _wanted.c.id))
     )
 )
-HOLDERS_TO_WRITE: Final = compiled(
-    sa.select(*_fact(FACTS), FACTS.c.stamp, _latest(FACTS.c.id)).where(
-        _of_namespace(FACTS), _any(FACTS.c.singleton, "places")
-    )
+FACTS_TO_WRITE: Final = compiled(
+    sa.select(*_fact(FACTS), FACTS.c.stamp).where(_of_namespace(FACTS), _any(FACTS.c.id, "ids"))
 )
+_HOLDERS: Final = sa.select(*_fact(FACTS), FACTS.c.stamp, _latest(FACTS.c.id)).where(_of_namespace(FACTS))
+HOLDER_TO_WRITE: Final = compiled(_HOLDERS.where(FACTS.c.singleton == _value("place")))
+HOLDERS_TO_WRITE: Final = compiled(_HOLDERS.where(_any(FACTS.c.singleton, "places")))
 LATEST: Final = compiled(
     sa.select(VERSIONS.c.id, sa.func.max(VERSIONS.c.version))
     .where(_of_namespace(VERSIONS), _any(VERSIONS.c.id, "ids"))
     .group_by(VERSIONS.c.id)
 )
-_pairs: Final = sa.func.unnest(
-    sa.cast(sa.bindparam("ids"), _TEXTS), sa.cast(sa.bindparam("numbers"), _NUMBERS)
-).table_valued("id", "version", name="wanted").render_derived()
+_pairs: Final = (
+    sa.func.json_to_recordset(_json("pairs"))
+    .table_valued(sa.column("id", sa.Text), sa.column("version", sa.BigInteger), name="wanted")
+    .render_derived(with_types=True)
+)
 
 
 def _versions_in(table: sa.Table) -> sa.Select[Any]:
@@ -108,9 +123,7 @@ POSITION: Final = compiled(
         sa.func.coalesce(SESSIONS.c.head, _ZERO),
         sa.func.coalesce(SESSIONS.c.redo, _ZERO),
         sa.func.coalesce(SESSIONS.c.latest, _ZERO),
-        sa.func.coalesce(
-            sa.select(NAMESPACES.c.generation).where(_of_namespace(NAMESPACES)).scalar_subquery(), _ZERO
-        ),
+        sa.func.coalesce(sa.select(NAMESPACES.c.generation).where(_of_namespace(NAMESPACES)).scalar_subquery(), _ZERO),
         sa.exists().where(_of_namespace(CLAIMS)),
     ).select_from(
         sa.values(sa.column("one", sa.Integer), name="one")
@@ -119,9 +132,7 @@ POSITION: Final = compiled(
     )
 )
 
-ENTRIES: Final = compiled(
-    sa.select(*ENTRY).where(_of_namespace(TRANSACTIONS), _any(TRANSACTIONS.c.seq, "seqs", _NUMBERS))
-)
+ENTRIES: Final = compiled(sa.select(*ENTRY).where(_of_namespace(TRANSACTIONS), _any(TRANSACTIONS.c.seq, "seqs")))
 
 
 def _line() -> Statement:
@@ -163,7 +174,8 @@ NEXT_IN_SESSION: Final = {
 def history(session: bool | None, fact: bool, mark: bool, before: bool, limit: bool) -> Statement:
     """Journal entries; ``session`` None: of any, False: of no session."""
     t = TRANSACTIONS
-    statement = sa.select(*ENTRY).where(_of_namespace(t)).order_by(t.c.seq.desc())
+    narrowed = session is not None or fact or mark
+    statement = sa.select(*ENTRY).where((_of_namespace if narrowed else _in_order)(t)).order_by(t.c.seq.desc())
     if fact:
         id_ = _value("fact_id")
         changed_by = (
@@ -234,34 +246,35 @@ def selection(
 ) -> Statement:
     """Facts by type and session, narrowed by a declared field or by what their payload contains.
 
-    ``session`` None: of any, False: of none. ``field`` is the bounds that are given on its value: a column, a colon, and
-    any of ``=<>``. ``after``: those behind an ordinal.
+    ``session`` None: of any, False: of none. ``field`` is the bounds that are given on its value: a column, a colon,
+    and any of ``=<>``. ``after``: those behind an ordinal.
     """
     f, x = FACTS, FIELDS
-    conditions = [_of_namespace(f)]
-    if typename:
+    by_ordinal = field is not None or not (typename or document or session is not None)
+    conditions = [(_in_order if by_ordinal else _of_namespace)(f)]
+    if typename and field is None:
         conditions.append(f.c.type == _value("type"))
     if session is not None:
         conditions.append(f.c.session_id == _value("session_id") if session else f.c.session_id.is_(None))
     if after:
         conditions.append(f.c.ordinal > _number("after"))
-    source: sa.FromClause = f
     if field is not None:
+        # The type is in the field's key. An array is always made before the facts are looked up, one by one.
         column, _, bounds = field.partition(":")
-        value = _value("low", sa.Numeric()) if column == "number" else _value("low")
-        high = _value("high", sa.Numeric()) if column == "number" else _value("high")
-        source = f.join(x, sa.and_(_of_namespace(x), x.c.ordinal == f.c.ordinal))
-        conditions += [x.c.field == _value("field"), x.c.kind == _value("kind", sa.SmallInteger())]
-        conditions += [x.c[column].is_not(None)] * (not bounds)
-        conditions += [x.c[column] == value] * ("=" in bounds)
-        conditions += [x.c[column] >= value] * (">" in bounds)
-        conditions += [x.c[column] <= high] * ("<" in bounds)
+        number = column == "number"
+        low, high = (_value(name, sa.Numeric() if number else None) for name in ("low", "high"))
+        of_field = [x.c.field == _value("field"), x.c.kind == _value("kind", sa.SmallInteger())]
+        of_field += [x.c[column] == low] * ("=" in bounds)
+        of_field += [x.c[column] >= low] * (">" in bounds)
+        of_field += [x.c[column] <= high] * ("<" in bounds)
+        ordinals = sa.select(x.c.ordinal).where(*of_field).scalar_subquery()
+        conditions.append(f.c.ordinal == sa.any_(sa.func.array(ordinals)))
     if document:
         contains = DOCUMENT.op("@>")(sa.cast(_value("document"), postgresql.JSONB))
         conditions.append(sa.or_(contains, sa.not_(f.c.plain)))
     if counted:
-        return compiled(sa.select(sa.func.count()).select_from(source).where(*conditions))
-    statement = sa.select(*_fact(f), f.c.stamp).select_from(source).where(*conditions).order_by(f.c.ordinal)
+        return compiled(sa.select(sa.func.count()).select_from(f).where(*conditions))
+    statement = sa.select(*_fact(f), f.c.stamp).where(*conditions).order_by(f.c.ordinal)
     if limit:
         statement = statement.limit(_number("limit")).offset(_number("offset"))
     return compiled(statement)

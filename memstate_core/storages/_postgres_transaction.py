@@ -17,17 +17,17 @@ from memstate_core.storages import _postgres_outbox as outbox
 from memstate_core.storages import _postgres_statements as sql
 from memstate_core.storages._places import refuse_shared_places
 from memstate_core.storages._postgres_connections import Rows
-from memstate_core.storages._postgres_positions import Positions
-from memstate_core.storages._postgres_tables import Statement, in_schema, key_of, session_key
-from memstate_core.storages._postgres_writes import (
+from memstate_core.storages._postgres_fact_writes import (
     CLEAR_FIELDS,
     CLEAR_PLACES,
     SET_FIELDS,
     SET_PLACES,
-    Ground,
     field_key,
     numeric,
 )
+from memstate_core.storages._postgres_parts import Ground
+from memstate_core.storages._postgres_positions import Positions
+from memstate_core.storages._postgres_tables import Statement, in_schema, key_of, session_key
 
 Ask = Callable[[str, Sequence[Any]], Awaitable[Rows]]
 
@@ -53,6 +53,13 @@ def _claim(row: Sequence[Any]) -> Claim:
     return Claim(key, owner, expires, tuple(json.loads(hooks)))
 
 
+def _given(value: Any) -> Any:
+    """A value as the driver gets it: whole numbers always of one type, so that a statement is prepared once."""
+    if type(value) is int:
+        return Int8(value)
+    return to_json(value).decode() if isinstance(value, list) else value
+
+
 def _fact(row: Sequence[Any]) -> StoredFact:
     return StoredFact._make(row[:_WIDTH])
 
@@ -68,7 +75,7 @@ class ReadTransaction:
 
     async def _ask(self, statement: Statement, **values: Any) -> Rows:
         values["namespace"] = self._namespace
-        given = [Int8(value) if type(value := values[name]) is int else value for name in statement.names]
+        given = [_given(values[name]) for name in statement.names]
         return await self._ask_text(_text(statement.text, self._prefix), given)
 
     async def facts(self, ids: Sequence[str]) -> dict[str, StoredFact]:
@@ -89,9 +96,7 @@ class ReadTransaction:
     async def versions(self, wanted: Sequence[tuple[str, int]]) -> dict[tuple[str, int], StoredFact]:
         if not wanted:
             return {}
-        rows = await self._ask(
-            sql.VERSIONS_OF, ids=[id_ for id_, _ in wanted], numbers=[Int8(version) for _, version in wanted]
-        )
+        rows = await self._ask(sql.VERSIONS_OF, pairs=[{"id": id_, "version": version} for id_, version in wanted])
         found = {(fact.id, fact.version): fact for fact in map(StoredFact._make, rows)}
         return {key: found[key] for key in wanted}
 
@@ -123,7 +128,11 @@ class ReadTransaction:
     ) -> list[Sequence[Any]]:
         """The first ``end`` rows that fulfil the predicate, read in pages that grow."""
         found: list[Sequence[Any]] = []
-        page = _UNLIMITED if end is None else max(_LEAST_PAGE, end)
+        by_payload = shape[-1]
+        if by_payload:
+            rows = await self._ask(sql.selection(False, *shape, False, False), **values)
+            return [row for row in rows if selection.predicate(selection.decode(_fact(row)))][:end]  # type: ignore[misc]
+        page = _UNLIMITED if end is None else min(max(_LEAST_PAGE, end), _UNLIMITED)
         after = -1
         while end is None or len(found) < end:
             statement = sql.selection(False, *shape, end is not None, True)
@@ -132,7 +141,7 @@ class ReadTransaction:
             if end is None or len(rows) < page:
                 break
             after = rows[-1][_WIDTH - 1]
-            page *= 2
+            page = min(page * 2, _UNLIMITED)
         return found[:end]
 
     @staticmethod
@@ -165,7 +174,7 @@ class ReadTransaction:
         if range_ is not None:
             assert predicate is not None
             assert selection.typename is not None
-            field = _field_values(range_, selection.typename, values)
+            field = _field_values(self._namespace, range_, selection.typename, values)
             residual = not predicate.decided_by(range_)
         elif predicate is not None and self._documents and selection.as_stored:
             document = _document_of(predicate.ranges)
@@ -186,14 +195,14 @@ class ReadTransaction:
         return Position(head, redo, generation, claimed), latest
 
     async def entries(self, seqs: Sequence[int]) -> dict[int, Entry]:
-        rows = await self._ask(sql.ENTRIES, seqs=[Int8(seq) for seq in seqs]) if seqs else ()
+        rows = await self._ask(sql.ENTRIES, seqs=list(seqs)) if seqs else ()
         return {row[0]: _entry(row) for row in rows}
 
     async def line(self, seq: int, *, above: int = 0, limit: int | None = None) -> list[Entry]:
         if limit == 0 or seq <= above:
             return []
         if limit == 1:
-            rows = await self._ask(sql.ENTRIES, seqs=[Int8(seq)])
+            rows = await self._ask(sql.ENTRIES, seqs=[seq])
         else:
             rows = await self._ask(sql.LINE, seq=seq, above=above, limit=_UNLIMITED if limit is None else limit)
         return [_entry(row) for row in rows]
@@ -270,7 +279,7 @@ class ReadTransaction:
 
     async def definitions(self) -> dict[str, str]:
         rows = await self._ask(sql.ALL_DEFINITIONS)
-        return {typename: definition for typename, definition in rows}
+        return {row[0]: row[1] for row in rows}
 
     async def reindex(
         self, typename: str, compute: Callable[[StoredFact], tuple[str | None, tuple[IndexEntry, ...]]]
@@ -310,21 +319,31 @@ class WriteTransaction(ReadTransaction):
         self._latest: dict[str, int] = {}
 
     async def facts(self, ids: Sequence[str]) -> dict[str, StoredFact]:
-        if not ids:
-            return {}
         found: dict[str, StoredFact] = {}
-        for row in await self._ask(sql.FACTS_TO_WRITE, ids=list(dict.fromkeys(ids))):
-            stamp, latest, wanted = row[_WIDTH:]
-            self.ground.facts.setdefault(wanted, stamp)
-            self._latest[wanted] = latest or 0
+        if len(ids) == 1:
+            (row,) = await self._ask(sql.FACT_TO_WRITE, id=ids[0])
+            stamp, latest = row[_WIDTH:]
+            self._latest[ids[0]] = latest or 0
+            self.ground.facts.setdefault(ids[0], stamp)
             if stamp is not None:
-                found[wanted] = _fact(row)
+                found[ids[0]] = _fact(row)
+        elif ids:
+            stamps: dict[str, int] = {}
+            for row in await self._ask(sql.FACTS_TO_WRITE, ids=list(ids)):
+                found[row[0]] = _fact(row)
+                stamps[row[0]] = row[_WIDTH]
+            for id_ in ids:
+                self.ground.facts.setdefault(id_, stamps.get(id_))
         return found
 
     async def holders(self, singletons: Sequence[str]) -> dict[str, StoredFact]:
         found: dict[str, StoredFact] = {}
         self.ground.places.update(singletons)
-        rows = await self._ask(sql.HOLDERS_TO_WRITE, places=list(singletons)) if singletons else ()
+        rows: Rows = ()
+        if len(singletons) == 1:
+            rows = await self._ask(sql.HOLDER_TO_WRITE, place=singletons[0])
+        elif singletons:
+            rows = await self._ask(sql.HOLDERS_TO_WRITE, places=list(singletons))
         for row in rows:
             stamp, latest = row[_WIDTH:]
             fact = _fact(row)
@@ -371,9 +390,9 @@ class WriteTransaction(ReadTransaction):
     async def take_lane(
         self, hooks: Sequence[str], owner: str, now: float, expires: float, *, gone: Sequence[str] = ()
     ) -> Lane | None:
-        await self._ask_text(_text(outbox.MAKE_LANES, self._prefix), (self._namespace, list(hooks)))
+        await self._ask_text(_text(outbox.MAKE_LANES, self._prefix), (self._namespace, _given(list(hooks))))
         await self._begin()
-        values = (self._namespace, list(hooks), owner, now, expires, list(gone))
+        values = (self._namespace, _given(list(hooks)), owner, now, expires, _given(list(gone)))
         rows = await self._ask_text(_text(outbox.TAKE_LANE, self._prefix), values)
         return Lane(*rows[0]) if rows else None
 
@@ -399,7 +418,7 @@ class WriteTransaction(ReadTransaction):
                 fields.append(
                     {
                         "ordinal": fact.ordinal,
-                        "field": field_key(typename, path),
+                        "field": field_key(self._namespace, typename, path),
                         "kind": kind,
                         "number": None if is_text else numeric(value),  # type: ignore[arg-type]
                         "text": value if is_text else None,
@@ -427,9 +446,9 @@ def _declared_range(selection: Selection) -> Range | None:
     return usable[0] if usable else None
 
 
-def _field_values(range_: Range, typename: str, values: dict[str, Any]) -> str:
+def _field_values(namespace: str, range_: Range, typename: str, values: dict[str, Any]) -> str:
     """Put a range's bounds among the values; returns how they are compared, for the statement's shape."""
-    values["field"] = field_key(typename, range_.path)
+    values["field"] = field_key(namespace, typename, range_.path)
     values["kind"] = Int8(range_.kind)
     bounds = {"low": range_.low, "high": range_.high}
     column = "text" if any(isinstance(value, str) for value in bounds.values()) else "number"

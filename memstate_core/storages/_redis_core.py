@@ -175,7 +175,6 @@ class Core:
         """Get ready for the next attempt."""
         known.forget()
         if answer.startswith(b"format "):
-            known.is_open = False
             await self._migrate(known, int(answer.split()[1]))
         elif answer == b"late":
             raise StorageError(f"{self._name}: an attempt was overtaken by a later one of the same writer")
@@ -236,7 +235,7 @@ class Core:
     async def _locked(self, known: Known, deadline: float) -> AsyncIterator[str]:
         """Hold the lock of the namespace."""
         token = os.urandom(9).hex()
-        keys = (known.keys.lock,)
+        keys = known.keys.lock, known.keys.meta
         pause = 0.001
         while not await self.call(LOCK, keys, (token, int(_LOCK_SECONDS * 1000))):
             if time.monotonic() > deadline:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from pydantic_core import to_json
@@ -35,8 +36,10 @@ def assumptions_of(tx: RedisTransaction, lock: str | None, *, strict: bool) -> d
         plan["claims"] = tx.claims_count
     if tx.places_seen:
         plan["places_seen"] = list(tx.places_seen.items())
-    if tx.seen:
-        plan["seen"] = [list(tx.seen), list(tx.seen.values())]
+    changed = {change.fact_id for change in tx.batch.changes} if tx.batch is not None else ()
+    seen = {id_: stamp for id_, stamp in tx.seen.items() if id_ not in changed}  # the others are with their changes
+    if seen:
+        plan["seen"] = [list(seen), list(seen.values())]
     return plan
 
 
@@ -59,7 +62,7 @@ def plan_of(tx: RedisTransaction, lock: str | None) -> Plan | None:
     values: list[bytes] = []
     lanes: list[Lane] = []
     if tx.batch is not None:
-        _put_batch(writes, tx.batch)
+        _put_batch(writes, tx.batch, tx.seen)
         values = _put_records(writes, tx.batch)
         lanes = put_outbox(writes, tx.batch)
     if tx.described:
@@ -71,11 +74,11 @@ def plan_of(tx: RedisTransaction, lock: str | None) -> Plan | None:
     return Plan(to_json({**assumptions_of(tx, lock, strict=tx.strict), **writes, "writes": True}), values, lanes)
 
 
-def _put_batch(plan: dict[str, Any], batch: Batch) -> None:
-    """Put what the batch writes into the plan, records and the outbox aside."""
+def _put_batch(plan: dict[str, Any], batch: Batch, seen: Mapping[str, str]) -> None:
+    """Put what the batch writes into the plan, records and the outbox aside; ``seen`` are stamps of facts."""
     if batch.changes:
         ordinal(0, len(batch.changes) - 1)  # refuses more than there are ordinals for
-        plan["changes"] = [_change(change) for change in batch.changes]
+        plan["changes"] = [_change(change, seen.get(change.fact_id)) for change in batch.changes]
         if batch.restores:
             plan["restores"] = True
     if batch.entry is not None:
@@ -115,15 +118,17 @@ def _put_records(plan: dict[str, Any], batch: Batch) -> list[bytes]:
     return values
 
 
-def _change(change: FactChange) -> tuple[Any, ...]:
+def _change(change: FactChange, seen: str | None) -> tuple[Any, ...]:
     before, after, fields = change
     version = 0 if before is None else before.version
+    stamp = () if seen is None else (seen,)
     if after is None:
-        return change.fact_id, version, 0, "", False
+        return change.fact_id, version, 0, "", False, *stamp
     return (
         after.id,
         version,
         after.version,
         "" if after.ordinal < 0 else f"{after.ordinal:016x}",
         fact_body(after, fields),
+        *stamp,
     )

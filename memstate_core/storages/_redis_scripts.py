@@ -86,18 +86,22 @@ end
 local low, high = ARGV[2 * used + 3], ARGV[2 * used + 4]
 local members = redis.call('ZRANGEBYLEX', KEYS[4], low, high, 'LIMIT', offset, count)
 local answer = {redis.call('HGET', KEYS[1], 'stamp') or '0', used, ''}
-for i, member in ipairs(members) do
+local ids = {}
+for i, member in ipairs(members) do ids[i] = string.sub(string.match(member, '.*%z(.*)'), 17) end
+for i = 1, #ids, 50 do
     if room < 0 then
-        answer[3] = '[' .. member
+        answer[3] = '[' .. members[i]
         break
     end
-    local id = string.sub(string.match(member, '.*%z(.*)'), 17)
-    local fact = redis.call('HGET', KEYS[2], id)
-    if fact then
-        local n = #answer
-        answer[n + 1], answer[n + 2] = id, fact
-        answer[n + 3] = wanted and redis.call('HGET', KEYS[3], id)
-        room = room - #fact
+    local last = math.min(i + 49, #ids)
+    local facts = redis.call('HMGET', KEYS[2], unpack(ids, i, last))
+    local latest = wanted and redis.call('HMGET', KEYS[3], unpack(ids, i, last)) or {}
+    for j, fact in ipairs(facts) do
+        if fact then
+            local n = #answer
+            answer[n + 1], answer[n + 2], answer[n + 3] = ids[i + j - 1], fact, latest[j] or false
+            room = room - #fact
+        end
     end
 end
 if answer[3] == '' and #members == count and count > 0 then answer[3] = '(' .. members[count] end
@@ -108,11 +112,19 @@ return answer
 COUNT: Final = Script(f"return {{{_STAMP}, redis.call('ZLEXCOUNT', KEYS[2], ARGV[1], ARGV[2])}}")
 
 # KEYS meta, journal, facts, versions. ARGV seq, above, limit, how many bytes, whether the facts are wanted too. The seq
-# to go on from ('' at the end), pairs of seq and transaction, and for each fact they speak of its id, itself and its
-# highest version.
+# to go on from ('' at the end), pairs of seq and transaction, for each fact they speak of its id, itself and its
+# highest version, and of the versions they speak of and that are not current the id, number and fact.
 LINE: Final = Script("""
 local seq, above, limit, room = ARGV[1], tonumber(ARGV[2], 16), tonumber(ARGV[3]), tonumber(ARGV[4])
-local entries, facts, seen = {}, {}, {}
+local entries, facts, versions, seen = {}, {}, {}, {}
+local function archived(id, version)
+    local raw = version > 0 and redis.call('HGET', KEYS[4], id .. '\\0' .. string.format('%.0f', version))
+    if raw then
+        local n = #versions
+        versions[n + 1], versions[n + 2], versions[n + 3] = id, version, raw
+        room = room - #raw
+    end
+end
 while #entries < 2 * limit and room >= 0 and tonumber(seq, 16) > above do
     local entry = redis.call('HGET', KEYS[2], seq)
     if not entry then seq = '0' break end
@@ -122,18 +134,22 @@ while #entries < 2 * limit and room >= 0 and tonumber(seq, 16) > above do
         for _, change in ipairs(cjson.decode(string.match(entry, '.*%z(.*)'))) do
             local id = change[1]
             if not seen[id] and room >= 0 then
-                seen[id] = true
                 local fact, latest = redis.call('HGET', KEYS[3], id), redis.call('HGET', KEYS[4], id)
                 local n = #facts
                 facts[n + 1], facts[n + 2], facts[n + 3] = id, fact, latest
                 room = room - (fact and #fact or 0)
+                seen[id] = fact and tonumber(string.match(fact, '^%d+%z(%d+)')) or 0
+            end
+            if room >= 0 then
+                if change[2] ~= seen[id] then archived(id, change[2]) end
+                if change[3] ~= seen[id] then archived(id, change[3]) end
             end
         end
     end
     seq = string.match(entry, '^%x+')
 end
 if tonumber(seq, 16) <= above then seq = '' end
-return {redis.call('HGET', KEYS[1], 'stamp') or '0', seq, entries, facts}
+return {redis.call('HGET', KEYS[1], 'stamp') or '0', seq, entries, facts, versions}
 """)
 
 # KEYS meta, journal, index. ARGV bounds, how many, how many bytes. The bound to go on from, pairs of seq and entry.
@@ -204,11 +220,16 @@ if answer[2] == '' and #members == count and count > 0 then answer[2] = '(' .. m
 return answer
 """)
 
-# KEYS lock. ARGV token, milliseconds. Whether the lock is ours now.
-LOCK: Final = Script("return redis.call('SET', KEYS[1], ARGV[1], 'NX', 'PX', ARGV[2]) and 1 or 0")
+# KEYS lock, meta. ARGV token, milliseconds. Whether the lock is ours now.
+LOCK: Final = Script("""
+if not redis.call('SET', KEYS[1], ARGV[1], 'NX', 'PX', ARGV[2]) then return 0 end
+redis.call('HSET', KEYS[2], 'lock', ARGV[1])
+return 1
+""")
 
-# KEYS lock. ARGV token.
+# KEYS lock, meta. ARGV token.
 UNLOCK: Final = Script("""
-if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end
-return 0
+if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 0 end
+redis.call('HDEL', KEYS[2], 'lock')
+return redis.call('DEL', KEYS[1])
 """)

@@ -67,6 +67,7 @@ class RedisTransaction:
         self._predicting = predicting
         self._facts: dict[str, StoredFact | None] = {}
         self._latest: dict[str, int] = {}
+        self._archived: dict[tuple[str, int], StoredFact] = {}
         self.batch: Batch | None = None
         self.described: list[tuple[str, str, str]] = []
         self.lease: tuple[str, str, str] | None = None
@@ -120,11 +121,11 @@ class RedisTransaction:
 
     async def _plain_facts(self, ids: Sequence[str]) -> dict[str, StoredFact]:
         if len(ids) == 1:
-            raw = await self._server.plain(b"HGET", self._keys.facts, ids[0].encode())
+            raw = await self._server.plain("HGET", self._keys.facts, ids[0].encode())
             return {} if raw is None else {ids[0]: fact_of(ids[0], raw)[0]}
         found: dict[str, StoredFact] = {}
         for some in _chunks(ids):
-            raws = await self._server.plain(b"HMGET", self._keys.facts, *_encoded(some))
+            raws = await self._server.plain("HMGET", self._keys.facts, *_encoded(some))
             found.update((id_, fact_of(id_, raw)[0]) for id_, raw in zip(some, raws, strict=True) if raw is not None)
         return found
 
@@ -152,8 +153,9 @@ class RedisTransaction:
 
     async def holders(self, singletons: Sequence[str]) -> dict[str, StoredFact]:
         keys = self._keys
-        found = {}
-        for some in _chunks(singletons):
+        known = {fact.singleton: fact for fact in self._facts.values() if fact is not None and fact.singleton}
+        found = {place: known[place] for place in singletons if place in known}
+        for some in _chunks([place for place in singletons if place not in found]):
             answer = await self._ask(
                 scripts.HOLDERS,
                 (keys.meta, keys.facts, keys.versions, keys.places),
@@ -174,6 +176,8 @@ class RedisTransaction:
             fact = self._facts.get(id_)
             if fact is not None and fact.version == version:
                 found[id_, version] = fact
+            elif (id_, version) in self._archived:
+                found[id_, version] = self._archived[id_, version]
             else:
                 missing.append((id_, version))
         archived = await self._fields(self._keys.versions, [f"{id_}\0{version}" for id_, version in missing])
@@ -330,7 +334,7 @@ class RedisTransaction:
         following = hex_of(seq)
         while following and seq > above and (limit is None or len(found) < limit):
             count = _COUNT if limit is None else min(_COUNT, limit - len(found))
-            next_, entries, facts = await self._ask(
+            next_, entries, facts, versions = await self._ask(
                 scripts.LINE,
                 (keys.meta, keys.journal, keys.facts, keys.versions),
                 following,
@@ -344,6 +348,9 @@ class RedisTransaction:
                 id_ = facts[place].decode()
                 if id_ not in self._facts:  # whoever goes back will ask for them next
                     self._take(id_, facts[place + 1], facts[place + 2])
+            for place in range(0, len(versions), 3):
+                id_, version = versions[place].decode(), int(versions[place + 1])
+                self._archived[id_, version] = fact_of(id_, versions[place + 2])[0]
             following = next_.decode()
         return found
 
@@ -453,7 +460,7 @@ class RedisTransaction:
         self.strict = True
         if not self._stamped:
             plain: bytes | None = await self._server.plain(
-                b"HGET", self._keys.records, record_field(collection, key).encode()
+                "HGET", self._keys.records, record_field(collection, key).encode()
             )
             return plain
         (raw,) = await self._fields(self._keys.records, [record_field(collection, key)])

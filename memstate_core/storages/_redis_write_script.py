@@ -50,11 +50,9 @@ local function answer(text)
     return text
 end
 
-local function parts(body)
-    return string.match(body, '^([^%z]*)%z([^%z]*)%z([^%z]*)%z([^%z]*)%z')
-end
-
-local HEADER = '^%d+%z(%d+)%z(%x+)%z()'
+-- Stamp, version, ordinal, type, session, place and fields of a fact; type and so on of a body.
+local FACT = '^(%d+)%z(%d+)%z(%x+)%z([^%z]*)%z([^%z]*)%z([^%z]*)%z([^%z]*)%z()'
+local BODY = '^([^%z]*)%z([^%z]*)%z([^%z]*)%z([^%z]*)%z'
 
 -- What was this attempt's answer, if it was made before?
 
@@ -69,15 +67,17 @@ end
 
 -- Verify
 
-local owner = redis.call('GET', lock)
-if plan.lock and owner ~= plan.lock then return answer('unlocked') end
-if owner and not plan.lock then return answer('locked') end
-local now = redis.call('HMGET', meta, 'format', 'stamp', 'seq', 'generation')
+local positions = plan.positions or {}
+local asked = {'format', 'stamp', 'seq', 'generation', 'lock'}
+for i, one in ipairs(positions) do asked[5 + i] = 'h' .. one[1] end
+local now = redis.call('HMGET', meta, unpack(asked))
 if now[1] ~= plan.format then return answer('format ' .. (now[1] or '0')) end
-redis.call('ZCARD', index)
-redis.call('HLEN', journal)
-redis.call('HLEN', versions)
-redis.call('HLEN', places)
+if now[5] or plan.lock then
+    -- The lock itself has an end; the field only says that it is worth looking for.
+    local owner = redis.call('GET', lock)
+    if plan.lock and owner ~= plan.lock then return answer('unlocked') end
+    if owner and not plan.lock then return answer('locked') end
+end
 local claimed = redis.call('HLEN', claims)
 local dropped
 if plan.drop then
@@ -94,8 +94,8 @@ if plan.stamp and (now[2] or '0') ~= plan.stamp then return answer('stale') end
 if plan.generation and tonumber(now[4] or 0) ~= plan.generation then return answer('stale') end
 if plan.unclaimed and claimed > 0 then return answer('stale') end
 if plan.claims and claimed ~= plan.claims then return answer('stale') end
-for _, one in ipairs(plan.positions or {}) do
-    if (redis.call('HGET', meta, 'h' .. one[1]) or plan.nowhere) ~= one[2] then return answer('stale') end
+for i, one in ipairs(positions) do
+    if (now[5 + i] or plan.nowhere) ~= one[2] then return answer('stale') end
 end
 for _, one in ipairs(plan.claims_seen or {}) do
     if (redis.call('HGET', claims, one[1]) or '') ~= one[2] then return answer('stale') end
@@ -116,14 +116,24 @@ for i, change in ipairs(changes) do
     ids[i] = change[1]
     changed[change[1]] = true
 end
-local before, latest = hmget(facts, ids), hmget(versions, ids)
+local before, latest, old, new = {}, {}, {}, {}
+if #ids > 0 then before, latest = hmget(facts, ids), hmget(versions, ids) end
 for i, change in ipairs(changes) do
-    local id, version, new, ordinal, body = unpack(change)
-    local there = before[i] and tonumber((string.match(before[i], HEADER))) or 0
+    local id, version, next, ordinal, body, seen = unpack(change)
+    local there = 0
+    if before[i] then
+        local stamp, number, at, type, session, place, keys = string.match(before[i], FACT)
+        there = tonumber(number)
+        if seen and seen ~= stamp then return answer('stale') end
+        old[i] = {number, at, type, session, place, keys}
+    elseif seen and seen ~= '' then
+        return answer('stale')
+    end
     if there ~= version then return answer('stale') end
-    if body and not plan.restores and (tonumber(latest[i] or 0) >= new or there >= new) then return answer('stale') end
     if body then
-        local _, _, place = parts(body)
+        if not plan.restores and (there >= next or tonumber(latest[i] or 0) >= next) then return answer('stale') end
+        local type, session, place, keys = string.match(body, BODY)
+        new[i] = {type, session, place, keys}
         if place ~= '' then
             if taken[place] then return answer('taken ' .. cjson.encode({place, taken[place], id})) end
             taken[place] = id
@@ -143,12 +153,16 @@ for i, one in ipairs(plan.described or {}) do
     described[i] = redis.call('HGET', facts, one[1])
     if not described[i] then return answer('stale') end
 end
+if not plan.writes then return 'ok 0 ' .. (claimed > 0 and 1 or 0) .. ' ' .. (now[2] or '0') end
+
+-- What is to be written but has not been read yet may be a key of another type.
+if plan.entry then redis.call('HLEN', journal) end
+redis.call('ZCARD', index)
+if #changes > 0 or plan.described then redis.call('HLEN', places) end
 if plan.records then redis.call('HLEN', records) end
 if plan.definitions then redis.call('HLEN', definitions) end
 if #KEYS > 13 then redis.call('HLEN', outbox) end
 for i = 14, #KEYS do redis.call('XLEN', KEYS[i]) end
-
-if not plan.writes then return 'ok 0 ' .. (claimed > 0 and 1 or 0) .. ' ' .. (now[2] or '0') end
 
 -- Write
 
@@ -184,69 +198,69 @@ if plan.entry then
     for _, id in ipairs(ids) do add('F' .. id .. '\0' .. seq) end
 end
 
-local function members(ordinal, id, type, session, keys)
-    local tail = '\0' .. ordinal .. id
-    local found = {'o' .. tail, 't' .. type .. tail, 's' .. session .. tail}
+local function remove(member) gone[#gone + 1] = member end
+
+-- Do something with every member of the index under the fields of a fact.
+local function each_field(act, type, keys, tail)
     if keys ~= '' then
-        for _, key in ipairs(cjson.decode(keys)) do found[#found + 1] = 'f' .. type .. '\0' .. key .. tail end
+        for _, key in ipairs(cjson.decode(keys)) do act('f' .. type .. '\0' .. key .. tail) end
     end
-    return found
 end
 
--- Make the members of the index new ones instead of old ones.
-local function reindex(old, new)
-    local kept = {}
-    for _, member in ipairs(new) do kept[member] = 1 end
-    for _, member in ipairs(old) do
-        if kept[member] then kept[member] = 2 else gone[#gone + 1] = member end
-    end
-    for _, member in ipairs(new) do
-        if kept[member] == 1 then add(member) end
-    end
+local function all(act, type, session, keys, tail)
+    act('o' .. tail)
+    act('t' .. type .. tail)
+    act('s' .. session .. tail)
+    each_field(act, type, keys, tail)
 end
 
 local put, removed, archived, placed, left = {}, {}, {}, {}, {}
 local function set(list, name, value)
-    list[#list + 1] = name
-    list[#list + 1] = value
+    local n = #list
+    list[n + 1], list[n + 2] = name, value
 end
 
 for i, change in ipairs(changes) do
-    local id, _, version, ordinal, body = unpack(change)
-    local old, new = {}, {}
-    local raw = before[i]
-    if raw then
-        local was, at, start = string.match(raw, HEADER)
-        local type, session, place, keys = parts(string.sub(raw, start))
-        old = members(at, id, type, session, keys)
-        set(archived, id .. '\0' .. was, raw)
-        if tonumber(was) > tonumber(latest[i] or 0) then set(archived, id, was) end
-        if place ~= '' and taken[place] ~= id then left[#left + 1] = place end
+    local id, version, ordinal, was, is = change[1], change[3], change[4], old[i], new[i]
+    if was then
+        set(archived, id .. '\0' .. was[1], before[i])
+        if tonumber(was[1]) > tonumber(latest[i] or 0) then set(archived, id, was[1]) end
+        if was[5] ~= '' and taken[was[5]] ~= id then left[#left + 1] = was[5] end
     end
-    if body then
+    if is then
         if ordinal == '' then ordinal = seq .. string.format('%05x', i - 1) end
-        local type, session, place, keys = parts(body)
-        new = members(ordinal, id, type, session, keys)
-        set(put, id, stamp .. '\0' .. string.format('%.0f', version) .. '\0' .. ordinal .. '\0' .. body)
-        if place ~= '' then set(placed, place, id) end
+        set(put, id, stamp .. '\0' .. string.format('%.0f', version) .. '\0' .. ordinal .. '\0' .. change[5])
+        if is[3] ~= '' then set(placed, is[3], id) end
     else
         removed[#removed + 1] = id
     end
-    reindex(old, new)
+    local tail = '\0' .. ordinal .. id
+    if was and is and was[2] == ordinal then
+        if was[4] ~= is[2] then
+            remove('s' .. was[4] .. tail)
+            add('s' .. is[2] .. tail)
+        end
+        if was[6] ~= is[4] then
+            each_field(remove, was[3], was[6], tail)
+            each_field(add, is[1], is[4], tail)
+        end
+    else
+        if was then all(remove, was[3], was[4], was[6], '\0' .. was[2] .. id) end
+        if is then all(add, is[1], is[2], is[4], tail) end
+    end
 end
 
 for i, one in ipairs(plan.described or {}) do
     local id, place, keys = unpack(one)
-    local raw = described[i]
-    local version, ordinal, start = string.match(raw, HEADER)
-    local body = string.sub(raw, start)
-    local type, session, was, had = parts(body)
-    local rest = string.sub(body, #type + #session + #was + #had + 5)
+    local _, version, ordinal, type, session, was, had, rest = string.match(described[i], FACT)
     set(put, id, stamp .. '\0' .. version .. '\0' .. ordinal .. '\0' .. type .. '\0' .. session .. '\0' .. place
-        .. '\0' .. keys .. '\0' .. rest)
+        .. '\0' .. keys .. '\0' .. string.sub(described[i], rest))
     if was ~= '' and was ~= place then left[#left + 1] = was end
     if place ~= '' then set(placed, place, id) end
-    reindex(members(ordinal, id, type, session, had), members(ordinal, id, type, session, keys))
+    if had ~= keys then
+        each_field(remove, type, had, '\0' .. ordinal .. id)
+        each_field(add, type, keys, '\0' .. ordinal .. id)
+    end
 end
 
 each('HSET', versions, archived)
@@ -331,8 +345,12 @@ if settled then
 end
 each('ZADD', index, added)
 each('HSET', definitions, plan.definitions or {})
-if plan.lock then redis.call('DEL', lock) end
-claimed = redis.call('HLEN', claims) > 0 and 1 or 0
+if plan.lock then
+    redis.call('DEL', lock)
+    redis.call('HDEL', meta, 'lock')
+end
+if dropped or plan.claim then claimed = redis.call('HLEN', claims) end
+claimed = claimed > 0 and 1 or 0
 return answer('ok ' .. (plan.entry and string.format('%.0f', number) or '0') .. ' ' .. claimed .. ' ' .. stamp)
 """
 )

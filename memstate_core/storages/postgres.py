@@ -1,13 +1,14 @@
 """Storage in PostgreSQL, for many processes and machines: SQLAlchemy's engines and psycopg 3.
 
-Everything of a transaction is written by one statement, which checks what the transaction relied on. The common commit is
-one round trip, in which locks are held for as long as the statement takes.
+Everything of a transaction is written by one statement, which checks what the transaction relied on. The common
+commit is one round trip, and locks are held for as long as the statement takes.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
@@ -45,16 +46,16 @@ class PostgresStorage:
         that went away in the midst of a transaction, before :class:`UnavailableError`.
     :param prepare: whether the server keeps statements prepared; None: unless a pooler stands in between, such as
         PgBouncer, which may give each transaction another server process.
-    :param payload_index: make a GIN index on payloads, which narrows equalities on fields that no schema declares. It is
-        paid for with every commit.
+    :param payload_index: make a GIN index on payloads, which narrows equalities on fields that no schema declares. It
+        is paid for with every commit.
     :param distributed: for databases that speak PostgreSQL's protocol but have no advisory locks and no LOCK
         TABLE, such as CockroachDB and YugabyteDB: migrations and definitions are guarded by locked rows. CockroachDB
         also needs ``enable_multiple_modifications_of_table``, and YugabyteDB sequences that are not cached.
-    :param connect_options: further options of :func:`psycopg.connect` (for a URL).
+    :param connect_options: further options of :func:`psycopg.connect` (for a URL, whose own come first).
 
     Threads, processes and machines may share a database, and threads and forked processes a storage object. The
-    isolation is that of a snapshot, and no update is lost: what a transaction changes, and the facts, records and claims
-    that it asked for by name, are as it saw them when it is written.
+    isolation is that of a snapshot, and no update is lost: what a transaction changes, and the facts, records and
+    claims that it asked for by name, are as it saw them when it is written.
     """
 
     is_async = False
@@ -72,7 +73,9 @@ class PostgresStorage:
         connect_options: Mapping[str, Any] | None = None,
     ) -> None:
         prefix = _prefix(schema)
-        self._make_source = lambda: _sync_source(database, pool_size, timeout, prepare, dict(connect_options or {}))
+        self._make_source: Callable[[], connections.Source] = lambda: _sync_source(
+            database, pool_size, prepare, _options(connect_options, timeout)
+        )
         self._runner = Runner(
             self._make_source(),
             "PostgresStorage",
@@ -148,7 +151,9 @@ class AsyncPostgresStorage:
         connect_options: Mapping[str, Any] | None = None,
     ) -> None:
         prefix = _prefix(schema)
-        self._make_source = lambda: _async_source(database, pool_size, prepare, dict(connect_options or {}))
+        self._make_source: Callable[[], connections.Source] = lambda: _async_source(
+            database, pool_size, prepare, _options(connect_options, timeout)
+        )
         self._runner = Runner(
             self._make_source(),
             "AsyncPostgresStorage",
@@ -214,22 +219,23 @@ def _prefix(schema: str | None) -> str:
     return quoted(schema)
 
 
+def _options(options: Mapping[str, Any] | None, timeout: float) -> dict[str, Any]:
+    return {"connect_timeout": max(2, math.ceil(timeout)), **(options or {})}
+
+
 def _is_a(database: Any, name: str) -> bool:
     """Whether it is of a class of a package that need not be installed."""
     return any(kind.__name__ == name for kind in type(database).__mro__)
 
 
-def _sync_source(
-    database: Any, pool_size: int, timeout: float, prepare: bool | None, options: dict[str, Any]
-) -> connections.Source:
+def _sync_source(database: Any, pool_size: int, prepare: bool | None, options: dict[str, Any]) -> connections.Source:
     if isinstance(database, str):
         url = connections.url_of(database, "PostgresStorage")
-        engine = connections.own_engine(url, options, pool_size, timeout)
-        return connections.SyncEngineSource(engine, prepare, own=True)
+        return connections.SyncOwnSource(url, options, pool_size, prepare)
     if isinstance(database, sa.Engine):
         if database.driver != "psycopg":
             raise ValidationFailed(f"PostgresStorage takes an engine for postgresql+psycopg, not {database.url!r}")
-        return connections.SyncEngineSource(database, prepare, own=False)
+        return connections.SyncEngineSource(database, prepare)
     if isinstance(database, psycopg.Connection):
         return connections.SyncConnectionSource(database, prepare)
     if _is_a(database, "ConnectionPool"):
@@ -239,9 +245,7 @@ def _sync_source(
     )
 
 
-def _async_source(
-    database: Any, pool_size: int, prepare: bool | None, options: dict[str, Any]
-) -> connections.Source:
+def _async_source(database: Any, pool_size: int, prepare: bool | None, options: dict[str, Any]) -> connections.Source:
     if isinstance(database, str):
         url = connections.url_of(database, "AsyncPostgresStorage")
         return connections.AsyncOwnSource(url, options, pool_size, prepare)

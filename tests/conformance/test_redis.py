@@ -1,0 +1,667 @@
+"""What only Redis's storages have: clients, keys, scripts, replies that are lost, and servers of several makes."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import json
+import os
+import threading
+import uuid
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import redis as driver
+import redis.asyncio as async_driver
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import BaseModel
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from memstate import (
+    AsyncMemoryStore,
+    AsyncRedisStorage,
+    ClosedError,
+    ConflictError,
+    Constraint,
+    Fact,
+    MemoryStore,
+    RedisStorage,
+    StorageError,
+    TransientError,
+    UnavailableError,
+    ValidationFailed,
+)
+from memstate_core._bridge import run
+from memstate_core.facts import ChangedVersions
+from memstate_core.protocols import Batch, Claim, ClaimsLost, Deferred, Lane, RecordWrite, StorageTransaction
+from memstate_core.storages._redis_keys import Keys, number_key
+from memstate_core.testing.storage_protocol import entry
+from tests.servers import RedisServer, proxy, redis_binaries, redis_server
+
+BINARIES = redis_binaries()
+
+
+class Setting(BaseModel):
+    name: str
+    value: int = 0
+
+
+@pytest.fixture
+def prefix() -> str:
+    return uuid.uuid4().hex
+
+
+@pytest.fixture
+def client(redis: Any) -> Iterator[driver.Redis]:
+    with driver.Redis.from_url(redis.url) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def own_server() -> Iterator[RedisServer]:
+    """One that tests may count the commands of, and turn off."""
+    with redis_server(settings=["appendonly=yes", "appendfsync=always"]) as server:
+        yield server
+
+
+@contextlib.contextmanager
+def opened(server: Any, **options: Any) -> Iterator[MemoryStore]:
+    with RedisStorage(server, **{"prefix": uuid.uuid4().hex, **options}) as storage:
+        yield MemoryStore(storage, allow_unregistered=True)
+
+
+def everyday(store: MemoryStore) -> None:
+    """A little of everything."""
+    store.register_schema("setting", Setting, Constraint(singleton_key="name"), index=["value"])
+    for value in range(3):
+        store.commit_model(Setting(name="é", value=value), session_id="s")
+    assert [fact["payload"]["value"] for fact in store.query("setting", {"value": {"$gt": 1}})] == [2]
+    store.put_record("c", "k\u00e9", b"\xff\x00\r\n")
+    assert store.scan_records("c") == [("k\u00e9", b"\xff\x00\r\n")]
+    assert store.get_record("c", "k\u00e9") == b"\xff\x00\r\n"
+    store.commit(Fact("note", {"text": "\0 \U0001f600 é"}, id="n", session_id="s"))
+    assert store.get("n")["payload"] == {"text": "\0 \U0001f600 é"}  # type: ignore[index]
+    store.rollback("s", steps=2)
+    assert [fact["payload"]["value"] for fact in store.query("setting")] == [1]
+    assert [one.operation for one in store.history("s")] == ["ROLLBACK", *["COMMIT"] * 4]
+
+
+class TestOpening:
+    @pytest.mark.parametrize("kind", ["url", "socket", "client", "decoding", "latin-1", "RESP3", "one connection"])
+    def test_servers_and_clients(self, own_server: RedisServer, kind: str) -> None:
+        url = own_server.url
+        options: dict[str, dict[str, Any]] = {
+            "client": {},
+            "decoding": {"decode_responses": True},
+            "latin-1": {"decode_responses": True, "encoding": "latin-1"},
+            "RESP3": {"protocol": 3, "decode_responses": True},
+            "one connection": {"single_connection_client": True},
+        }
+        given: Any = {"url": url, "socket": own_server.socket_url}.get(kind) or driver.Redis.from_url(
+            url, **options[kind]
+        )
+        with opened(given) as store:
+            everyday(store)
+        with pytest.raises(ClosedError):
+            store.count()
+        if not isinstance(given, str):
+            assert given.ping()  # what was given stays open
+            given.close()
+
+    @pytest.mark.parametrize("options", [{}, {"decode_responses": True}, {"protocol": 3}], ids=str)
+    async def test_async_clients(self, redis: Any, prefix: str, options: dict[str, Any]) -> None:
+        client = async_driver.Redis.from_url(redis.url, **options)
+        async with AsyncRedisStorage(client, prefix=prefix) as storage:
+            store = AsyncMemoryStore(storage, allow_unregistered=True)
+            await store.commit(Fact("note", {"a": "é"}, id="n"))
+            assert (await store.query("note"))[0]["payload"] == {"a": "é"}
+        assert await client.ping()
+        await client.aclose()
+
+    @pytest.mark.parametrize("kind", [RedisStorage, AsyncRedisStorage])
+    def test_senseless_arguments(self, kind: Any) -> None:
+        for server in (None, 5, b"bytes", "", "localhost", "http://localhost"):
+            with pytest.raises(ValidationFailed, match="URL"):
+                kind(server)
+        other = async_driver.Redis() if kind is RedisStorage else driver.Redis()
+        with pytest.raises(ValidationFailed, match=r"redis\.Redis|redis\.asyncio\.Redis"):
+            kind(other)
+        for prefix in ("", None, 5, "a\0"):
+            with pytest.raises(ValidationFailed, match="prefix"):
+                kind("redis://localhost", prefix=prefix)
+
+    def test_a_server_that_is_not_there(self) -> None:
+        with opened("redis://user:secret@127.0.0.1:1/0") as store:
+            for call in (store.count, lambda: store.commit(Fact("note", {}))):
+                with pytest.raises(UnavailableError, match=r"127\.0\.0\.1:1/0") as caught:
+                    call()
+                assert isinstance(caught.value, TransientError)
+                assert "secret" not in str(caught.value)
+
+    def test_one_storage_in_two_event_loops(self, redis: Any, prefix: str) -> None:
+        storage = AsyncRedisStorage(redis.url, prefix=prefix)
+        store = AsyncMemoryStore(storage, allow_unregistered=True)
+
+        async def use(close: bool) -> int:
+            await store.commit(Fact("note", {}))
+            count = await store.count()
+            await storage._port.close()  # type: ignore[union-attr]
+            return count
+
+        assert [asyncio.run(use(False)), asyncio.run(use(True))] == [1, 2]
+
+    def test_a_policy_that_deletes_facts_is_refused(self) -> None:
+        with redis_server(settings=["maxmemory=100mb", "maxmemory-policy=allkeys-lru"]) as server:
+            with opened(server.url) as store, pytest.raises(StorageError, match="noeviction"):
+                store.count()
+            with driver.Redis.from_url(server.url) as client:
+                client.config_set("maxmemory-policy", "noeviction")
+            with opened(server.url) as store:
+                everyday(store)
+
+    def test_a_user_that_may_not_ask_for_the_policy(self, own_server: RedisServer, prefix: str) -> None:
+        with driver.Redis.from_url(own_server.url) as admin:
+            admin.execute_command("ACL", "SETUSER", "narrow", "on", ">pw", f"~{prefix}:*", "+@all", "-info", "-config")
+        with opened(f"redis://narrow:pw@127.0.0.1:{own_server.port}/0", prefix=prefix) as store:
+            everyday(store)
+        with opened(f"redis://narrow:pw@127.0.0.1:{own_server.port}/0") as store:
+            with pytest.raises(StorageError, match="refused the client"):
+                store.commit(Fact("note", {}))
+        with opened(f"redis://narrow:wrong@127.0.0.1:{own_server.port}/0") as store:
+            with pytest.raises(StorageError, match="refused the client"):
+                store.count()
+
+    @pytest.mark.parametrize("name", BINARIES)
+    def test_every_make(self, name: str) -> None:
+        with redis_server(binary=BINARIES[name]) as server, opened(server.url) as store:
+            everyday(store)
+
+
+class TestKeys:
+    def test_prefixes_share_nothing(self, redis: Any, client: driver.Redis) -> None:
+        base = uuid.uuid4().hex
+        names = [f"{base}{end}" for end in ("", "{", "}", "{a}", ":", ":{", "*", "%", "é", " ", "'")]
+        for name in names:
+            with opened(redis.url, prefix=name) as store:
+                store.commit(Fact("note", {"name": name}))
+        for name in names:
+            with opened(redis.url, prefix=name) as store:
+                assert [fact["payload"]["name"] for fact in store.query()] == [name]
+        for prefix, namespace in (
+            ("a", "b:c"),
+            ("a:b", "c"),
+            ("a", "{b"),
+            ("a{", "b"),
+            ("a", ""),
+            ("a", "%"),
+            ("a", "25"),
+        ):
+            keys = Keys(prefix, namespace)
+            # What the cluster hashes is between the first brace and the next one after it, and must not be empty.
+            assert keys.base.count("{") == keys.base.count("}") == 1
+            assert "{}" not in keys.base
+        pairs = [("a", "b:c"), ("a:b", "c"), ("a", "{b"), ("a{", "b"), ("a", ""), ("a", "%"), ("a", "%25"), ("a", ":")]
+        assert len({Keys(*pair).base for pair in pairs}) == len(pairs)
+
+    @given(st.lists(st.one_of(st.integers(-(2**63), 2**63 - 1), st.floats(allow_nan=False)), min_size=2))
+    def test_numbers_order_as_numbers(self, numbers: list[int | float]) -> None:
+        for left, right in itertools.pairwise(numbers):
+            assert (number_key(left) < number_key(right)) == (left < right)
+            assert (number_key(left) == number_key(right)) == (left == right)
+
+    def test_numbers_around_the_floats(self) -> None:
+        near = [n + d for n in (2**53, 2**62, -(2**53), -(2**62), 0) for d in (-1025, -1, 0, 1, 2, 1023, 1025)]
+        numbers: list[int | float] = [*near, *map(float, near), 2**63 - 1, -(2**63), float("inf"), 5e-324, -5e-324]
+        for left in numbers:
+            for right in numbers:
+                assert (number_key(left) < number_key(right)) == (left < right)
+
+    def test_a_key_that_is_not_ours(self, redis: Any, client: driver.Redis, prefix: str) -> None:
+        client.set(Keys(prefix, "default").journal, "mine")
+        with opened(redis.url, prefix=prefix) as store, pytest.raises(StorageError, match="prefix"):
+            store.commit(Fact("note", {}))
+        assert client.get(Keys(prefix, "default").journal) == b"mine"
+
+    @pytest.mark.parametrize("name", ["facts", "versions", "places", "index", "journal", "claims", "meta"])
+    def test_a_key_of_the_wrong_type_leaves_nothing_half_written(
+        self, redis: Any, client: driver.Redis, prefix: str, name: str
+    ) -> None:
+        keys = Keys(prefix, "default")
+        with opened(redis.url, prefix=prefix) as store:
+            store.register_schema("setting", Setting, Constraint(singleton_key="name"), index=["value"])
+            store.commit_model(Setting(name="a"), session_id="s")
+            key: bytes = getattr(keys, name)
+            client.delete(key)
+            client.set(key, "spoilt")
+            before = {one: client.dump(one) for one in keys.data}
+            for call in (
+                lambda: store.commit_model(Setting(name="b"), session_id="s"),
+                lambda: store.commit_model(Setting(name="a", value=2), session_id="s"),
+                lambda: store.rollback("s"),
+            ):
+                with pytest.raises(StorageError):
+                    call()
+                assert {one: client.dump(one) for one in keys.data} == before
+
+    def test_a_newer_format_is_left_alone(self, redis: Any, client: driver.Redis, prefix: str) -> None:
+        with opened(redis.url, prefix=prefix) as old:
+            old.commit(Fact("note", {}, id="n", session_id="s"))
+            client.hset(Keys(prefix, "default").meta, "format", "999")
+            with pytest.raises(StorageError, match="upgrade memstate"):
+                old.commit(Fact("note", {}, session_id="s"))
+            for call in (MemoryStore.count, lambda store: store.commit(Fact("note", {}))):
+                with opened(redis.url, prefix=prefix) as store, pytest.raises(StorageError, match="upgrade memstate"):
+                    call(store)
+        assert client.hlen(Keys(prefix, "default").journal) == 1
+
+    def test_a_server_that_was_flushed_is_begun_anew(self, prefix: str) -> None:
+        with redis_server() as server, opened(server.url, prefix=prefix) as store:
+            store.commit(Fact("note", {}, session_id="s"))
+            with driver.Redis.from_url(server.url) as client:
+                client.flushall()
+            store.commit(Fact("note", {}, id="n", session_id="s"))
+            assert [fact["id"] for fact in store.query()] == ["n"]
+            assert [one.id for one in store.history("s")] == ["tx-1"]
+
+
+def calls(client: driver.Redis) -> dict[str, int]:
+    return {name.removeprefix("cmdstat_"): one["calls"] for name, one in client.info("commandstats").items()}
+
+
+class TestRoundTrips:
+    @pytest.fixture
+    def counted(self, own_server: RedisServer) -> Iterator[tuple[MemoryStore, Callable[[], dict[str, int]]]]:
+        with opened(own_server.url) as store, driver.Redis.from_url(own_server.url) as client:
+            store.register_schema("setting", Setting, Constraint(singleton_key="name"), index=["value"])
+            for number in range(300):
+                store.commit_model(Setting(name=str(number), value=number // 10), session_id=f"s{number % 3}")
+            client.config_resetstat()
+            yield store, lambda: calls(client)
+
+    def test_of_writes(self, counted: tuple[MemoryStore, Callable[[], dict[str, int]]]) -> None:
+        store, count = counted
+        before = count().get("evalsha", 0)
+
+        def trips() -> int:
+            nonlocal before
+            now = count()["evalsha"]
+            made, before = now - before, now
+            return made
+
+        store.commit(Fact("note", {}, session_id="s0"))
+        store.commit(Fact("note", {}, session_id="s0"))
+        store.put_record("c", "k", b"")
+        # A fact whose id is not new by construction is looked for.
+        assert trips() == 5
+        store.register_schema("note", Setting)
+        store.commit_model(Setting(name="x"), typename="note", session_id="s0")
+        trips()
+        for _ in range(3):
+            store.commit_model(Setting(name="x"), typename="note", session_id="s0")
+        assert trips() == 3
+        store.commit_model(Setting(name="7"), typename="setting", session_id="s0")
+        assert trips() == 2
+        store.rollback("s0")
+        assert trips() == 2
+        store.rollback("s0", steps=50)
+        assert trips() == 2
+        assert len(store.promote_session("s1")) == 100
+        assert trips() <= 3
+        assert not count().keys() & {"keys", "scan", "hscan", "sscan", "zscan", "eval"}
+
+    def test_queries_on_an_index_read_what_they_find(
+        self, counted: tuple[MemoryStore, Callable[[], dict[str, int]]]
+    ) -> None:
+        store, count = counted
+        before = count().get("hget", 0)
+        assert len(store.query("setting", {"value": 7})) == 10
+        assert len(store.query("setting", {"value": {"$gte": 29}})) == 10
+        assert store.count("setting", {"value": 7}) == 10
+        assert len(store.query("setting", limit=5, offset=100)) == 5
+        assert len(store.history("s0", limit=5)) == 5
+        assert count()["hget"] - before < 45
+
+
+class TestLostReplies:
+    @pytest.fixture
+    def broken(self, redis: Any) -> Iterator[Any]:
+        with proxy(redis.url) as between:
+            yield between
+
+    @pytest.mark.parametrize("reply", [True, False], ids=["reply", "request"])
+    @pytest.mark.parametrize("options", [{}, {"retry": 3}], ids=["own client", "a client that retries"])
+    def test_nothing_is_applied_twice(self, broken: Any, prefix: str, reply: bool, options: dict[str, Any]) -> None:
+        given: Any = broken.url
+        if options:
+            given = driver.Redis.from_url(broken.url, retry=Retry(NoBackoff(), options["retry"]))
+        lose = broken.lose_reply if reply else broken.lose_request
+        with opened(given, prefix=prefix) as store:
+            store.commit(Fact("note", {"n": 0}, id="n", session_id="s"))
+            acts: list[Callable[[], Any]] = [
+                lambda: store.commit(Fact("note", {}, session_id="s")),
+                lambda: store.update("n", {"n": store.get("n")["payload"]["n"] + 1}),  # type: ignore[index]
+                lambda: store.rollback("s"),
+                lambda: store.redo("s"),
+                lambda: store.put_record("c", "k", b"v"),
+                lambda: store.savepoint("s", "here"),
+            ]
+            for number, act in enumerate(acts):
+                # The script that writes is the one that is told its attempt's slot.
+                fault = lose(containing=b":slot:")
+                act()
+                fault.wait()
+                assert len(store.history()) == 1 + min(number + 1, 4)
+            assert store.get("n")["payload"] == {"n": 1}  # type: ignore[index]
+            assert store.get("n")["version"] == 2  # type: ignore[index]
+        if options:
+            given.close()
+
+    def test_a_deferred_change_is_put_in_once(self, broken: Any, prefix: str) -> None:
+        with RedisStorage(broken.url, prefix=prefix) as storage:
+            lane = Lane("index", 3)
+            batch = Batch(entry("s"), deferred=[Deferred(lane, ChangedVersions("f", 0, 1), 1.0)])
+            run(storage.open())
+            fault = broken.lose_reply(containing=b":slot:")
+            run(storage.write("n", lambda tx: tx.write(batch)))
+            fault.wait()
+            assert len(run(storage.read("n", lambda tx: tx.deliveries(lane, 9)))) == 1
+
+            async def take(owner: str) -> Lane | None:
+                return await storage.write("n", lambda tx: tx.take_lane(["index"], owner, 1.0, 2.0))
+
+            fault = broken.lose_reply(containing=b":slot:")
+            assert run(take("w")) == lane
+            fault.wait()
+            assert run(take("x")) is None
+
+    def test_claims_are_lost_once(self, broken: Any, prefix: str) -> None:
+        """The retry of a write that dropped its claims gets the first answer, not that they are gone."""
+        with RedisStorage(broken.url, prefix=prefix) as storage:
+            claims = [Claim(f"fact:{number}", "me", 1.0, ()) for number in range(3)]
+            run(storage.write("n", lambda tx: tx.write(Batch(claims=claims))))
+            fault = broken.lose_reply(containing=b":slot:")
+            batch = Batch(entry("s"), drop_claims_of="me", dropped=3)
+            run(storage.write("n", lambda tx: tx.write(batch)))
+            fault.wait()
+            assert batch.seq == 1
+            with pytest.raises(ClaimsLost):
+                run(storage.write("n", lambda tx: tx.write(batch)))
+
+    def test_an_outcome_that_stays_unknown_is_said_to_be(self, broken: Any, prefix: str) -> None:
+        with opened(broken.url, prefix=prefix, timeout=0.3) as store:
+            store.commit(Fact("note", {}, session_id="s"))
+            broken.stall()
+            with pytest.raises(UnavailableError, match="unknown"):
+                store.put_record("c", "k", b"")
+            broken.resume()
+            broken.down()
+            with pytest.raises(UnavailableError):
+                store.count()
+            broken.up()
+            before = len(store.history())
+            store.commit(Fact("note", {}, session_id="s"))
+            assert len(store.history()) == before + 1
+
+    def test_a_writer_that_wakes_after_its_lease_writes_nothing(self, redis: Any, broken: Any, prefix: str) -> None:
+        claim = Claim("fact:n", "sleeper", 1.0, ())
+        with RedisStorage(broken.url, prefix=prefix) as sleeper, RedisStorage(redis.url, prefix=prefix) as other:
+            run(sleeper.write("n", lambda tx: tx.write(Batch(claims=[claim]))))
+            caught: list[BaseException] = []
+
+            def write() -> None:
+                try:
+                    batch = Batch(entry("s"), drop_claims_of="sleeper", dropped=1)
+                    run(sleeper.write("n", lambda tx: tx.write(batch)))
+                except BaseException as error:
+                    caught.append(error)
+
+            broken.stall()
+            thread = threading.Thread(target=write)
+            thread.start()
+            run(other.write("n", lambda tx: tx.write(Batch(claims=[claim._replace(owner="other")]))))
+            broken.resume()
+            thread.join()
+            assert [type(error) for error in caught] == [ClaimsLost]
+            assert run(other.read("n", lambda tx: tx.history())) == []
+
+
+class TestServer:
+    def test_scripts_that_were_forgotten_are_sent_again(self, own_server: RedisServer, prefix: str) -> None:
+        with opened(own_server.url, prefix=prefix) as store, driver.Redis.from_url(own_server.url) as client:
+            store.commit(Fact("note", {}, id="n", session_id="s"))
+            client.script_flush()
+            store.update("n", {"a": 1})
+            client.script_flush()
+            assert [one.operation for one in store.history("s")] == ["UPDATE", "COMMIT"]
+
+    def test_it_is_killed_and_comes_back(self, own_server: RedisServer, prefix: str) -> None:
+        with opened(own_server.url, prefix=prefix, timeout=30) as store:
+            done: list[str] = []
+            stop = threading.Event()
+
+            def write() -> None:
+                while not stop.is_set():
+                    done.append(store.commit(Fact("note", {}, session_id="s")))
+
+            thread = threading.Thread(target=write)
+            thread.start()
+            for _ in range(3):
+                stop.wait(0.3)
+                own_server.kill()
+                stop.wait(0.1)
+                own_server.start()
+            stop.wait(0.3)
+            stop.set()
+            thread.join()
+            assert len(done) > 3
+            assert [fact["id"] for fact in store.query()] == done
+            assert len(store.history("s", limit=None)) == len(done)
+
+    def test_a_full_memory_leaves_nothing_half_written(self, prefix: str) -> None:
+        with redis_server() as server, opened(server.url, prefix=prefix) as store:
+            with driver.Redis.from_url(server.url) as client:
+                store.register_schema("setting", Setting, Constraint(singleton_key="name"), index=["value"])
+                store.commit_model(Setting(name="a"), session_id="s")
+                keys = Keys(prefix, "default")
+                before = {one: client.dump(one) for one in keys.data}
+                client.config_set("maxmemory", client.info("memory")["used_memory"] - 100_000)
+                acts: list[Callable[[], Any]] = [
+                    lambda: store.commit_model(Setting(name="b"), session_id="s"),
+                    lambda: store.commit_model(Setting(name="a", value=2), session_id="s"),
+                    lambda: store.rollback("s"),
+                    lambda: store.put_record("c", "k", b"x" * 1000),
+                ]
+                for act in acts:
+                    with pytest.raises(UnavailableError, match="nothing was written"):
+                        act()
+                    assert {one: client.dump(one) for one in keys.data} == before
+                assert store.count() == 1
+                client.config_set("maxmemory", 0)
+                for act in acts:
+                    act()
+
+    def test_a_read_only_server_is_waited_for(self, prefix: str) -> None:
+        with redis_server() as server, opened(server.url, prefix=prefix, timeout=10) as store:
+            store.commit(Fact("note", {}, session_id="s"))
+            with driver.Redis.from_url(server.url) as client, redis_server() as master:
+                client.execute_command("REPLICAOF", "127.0.0.1", master.port)
+                timer = threading.Timer(0.3, lambda: client.execute_command("REPLICAOF", "NO", "ONE"))
+                timer.start()
+                store.commit(Fact("note", {}, id="n", session_id="s"))
+                timer.join()
+            assert store.get("n") is not None
+
+    def test_replicas_are_waited_for(self, prefix: str) -> None:
+        with redis_server() as server:
+            with opened(server.url, prefix=prefix, wait_replicas=1, wait_timeout=0.05) as store:
+                with pytest.raises(UnavailableError, match="0 of 1 replicas"):
+                    store.commit(Fact("note", {}, id="n"))
+                assert store.get("n") is not None
+            with redis_server(settings=[f"replicaof=127.0.0.1 {server.port}"]) as replica:
+                with opened(server.url, prefix=prefix, wait_replicas=1, wait_timeout=10) as store:
+                    everyday(store)
+                    store.commit(Fact("note", {}, id="m"))
+                with driver.Redis.from_url(replica.url) as client:
+                    assert client.hexists(Keys(prefix, "default").facts, "m")
+
+    def test_a_cluster_keeps_a_namespace_on_one_slot(self, prefix: str) -> None:
+        settings = ["cluster-enabled=yes", "cluster-config-file=nodes.conf"]
+        with redis_server(settings=settings) as server:
+            with driver.Redis.from_url(server.url) as node:
+                node.execute_command("CLUSTER", "ADDSLOTSRANGE" if _newer(node) else "ADDSLOTS", *_all_slots(node))
+                while b"cluster_state:ok" not in node.execute_command("CLUSTER", "INFO"):
+                    threading.Event().wait(0.02)
+            cluster = driver.RedisCluster.from_url(server.url, decode_responses=True)
+            with RedisStorage(cluster, prefix=prefix) as storage:
+                for namespace in ("a", "{b}", "}{", "", "é"):
+                    if namespace:
+                        everyday(MemoryStore(storage, namespace=namespace, allow_unregistered=True))
+                batch = Batch(records=[RecordWrite("c", "k", b"v")])
+                run(storage.write("", lambda tx: tx.write(batch)))
+                assert run(storage.read("", lambda tx: tx.record("c", "k"))) == b"v"
+                with pytest.raises(ValidationFailed, match="min-replicas-to-write"):
+                    RedisStorage(cluster, wait_replicas=1)
+            cluster.close()
+
+            async def use() -> None:
+                cluster = async_driver.RedisCluster.from_url(server.url)
+                async with AsyncRedisStorage(cluster, prefix=prefix) as storage:
+                    store = AsyncMemoryStore(storage, namespace="a", allow_unregistered=True)
+                    await store.commit(Fact("note", {}, id="m"))
+                    assert await store.count() == 2
+                await cluster.aclose()
+
+            asyncio.run(use())
+
+
+def _newer(node: driver.Redis) -> bool:
+    return int(str(node.info("server")["redis_version"]).split(".")[0]) >= 7
+
+
+def _all_slots(node: driver.Redis) -> list[int]:
+    return [0, 16383] if _newer(node) else list(range(16384))
+
+
+class TestRaces:
+    def test_snapshots_are_of_one_moment_while_others_write(self, redis: Any, prefix: str) -> None:
+        with opened(redis.url, prefix=prefix) as store, opened(redis.url, prefix=prefix) as reader:
+            with store.transaction() as tx:
+                for id_ in "ab":
+                    tx.commit(Fact("note", {"n": 0}, id=id_))
+            stop = threading.Event()
+
+            def write() -> None:
+                number = 0
+                while not stop.is_set():
+                    number += 1
+                    with store.transaction() as tx:
+                        for id_ in "ab":
+                            tx.update(id_, {"n": number})
+
+            async def work(tx: StorageTransaction) -> list[str]:
+                first = (await tx.facts(["a"]))["a"]
+                await tx.scan("c")
+                second = (await tx.facts(["b"]))["b"]
+                return [json.loads(one.payload)["n"] for one in (first, second)]
+
+            thread = threading.Thread(target=write)
+            thread.start()
+            seen = set()
+            try:
+                for _ in range(150):
+                    first, second = run(reader.storage.read("default", work, snapshot=True))
+                    assert first == second
+                    seen.add(first)
+            finally:
+                stop.set()
+                thread.join()
+            assert len(seen) > 3
+
+    def test_a_select_in_pieces_misses_nothing_while_facts_move(
+        self, redis: Any, prefix: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("memstate_core.storages._redis_transaction._COUNT", 3)
+        with opened(redis.url, prefix=prefix) as store:
+            store.register_schema("setting", Setting, index=["value"])
+            for number in range(12):
+                store.commit_model(Setting(name=str(number), value=number), str(number))
+            stop = threading.Event()
+            failures: list[BaseException] = []
+
+            def write() -> None:
+                try:
+                    for turn in range(10**6):
+                        if stop.is_set():
+                            return
+                        store.update(str(turn % 12), {"value": turn * 7 % 24})
+                except BaseException as error:
+                    failures.append(error)
+
+            thread = threading.Thread(target=write)
+            thread.start()
+            try:
+                for _ in range(100):
+                    found = [fact["id"] for fact in store.query("setting", {"value": {"$gte": 0}})]
+                    assert sorted(found) == sorted(map(str, range(12)))
+            finally:
+                stop.set()
+                thread.join()
+            assert failures == []
+
+    def test_a_dead_holder_of_the_lock_holds_up_nobody_for_long(
+        self, redis: Any, client: driver.Redis, prefix: str
+    ) -> None:
+        with opened(redis.url, prefix=prefix, timeout=5) as store:
+            store.commit(Fact("note", {}, session_id="s"))
+            keys = Keys(prefix, "default")
+            client.hset(keys.meta, "lock", "dead")
+            client.set(keys.lock, "dead", px=300)
+            store.commit(Fact("note", {}, session_id="s"))
+            assert store.count() == 2
+        with opened(redis.url, prefix=prefix, timeout=0.1) as store:
+            client.set(Keys(prefix, "default").lock, "dead", px=60_000)
+            with pytest.raises(UnavailableError, match="others wrote"):
+                store.commit(Fact("note", {}, session_id="s"))
+            assert store.count() == 2
+            client.delete(Keys(prefix, "default").lock)
+
+    def test_what_was_believed_is_verified(self, redis: Any, prefix: str) -> None:
+        with opened(redis.url, prefix=prefix) as one, opened(redis.url, prefix=prefix) as two:
+            one.commit(Fact("note", {}, id="a", session_id="s"))
+            assert two.rollback("s") != []
+            one.commit(Fact("note", {}, id="b", session_id="s"))
+            two.commit(Fact("note", {}, id="c", session_id="s"))
+            parents = {entry.id: entry.parent for entry in one.history("s")}
+            assert parents == {"tx-1": None, "tx-2": "tx-1", "tx-3": None, "tx-4": "tx-3"}
+            assert [len(store.rollback("s", steps=9)) for store in (one, two)] == [2, 0]
+            two.redo("s", 9)
+            assert len(one.rollback("s", steps=9)) == 2
+
+    @pytest.mark.skipif(not hasattr(os, "fork"), reason="forks are of POSIX")
+    @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+    def test_a_forked_child_has_connections_and_slots_of_its_own(self, redis: Any, prefix: str) -> None:
+        with opened(redis.url, prefix=prefix) as store:
+            store.commit(Fact("note", {}, session_id="s"))
+            child = os.fork()
+            if child == 0:
+                status = 1
+                try:
+                    for _ in range(50):
+                        store.commit(Fact("note", {}, session_id="child"))
+                    status = 0
+                finally:
+                    os._exit(status)
+            for _ in range(50):
+                store.commit(Fact("note", {}, session_id="s"))
+            assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+            assert store.count() == len(store.history(limit=None)) == 101
+
+    def test_a_fact_that_others_made_meanwhile_is_a_conflict(self, redis: Any, prefix: str) -> None:
+        with opened(redis.url, prefix=prefix) as store:
+            store.commit(Fact("note", {}, id="n"))
+            with pytest.raises(ConflictError, match="version"):
+                store.update("n", {}, expected_version=7)
