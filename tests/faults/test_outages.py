@@ -40,7 +40,9 @@ def database(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Postgre
     with contextlib.ExitStack() as stack:
         started: PostgresServer | RedisServer
         if request.param == "postgres":
-            started = stack.enter_context(postgres_server(fsync=True))
+            # What a killed server has left it first brings to disk, by default file by file.
+            settings = ["recovery_init_sync_method=syncfs"]
+            started = stack.enter_context(postgres_server(fsync=True, settings=settings))
             place = Place("postgres", started.url, "memstate")
         else:
             started = stack.enter_context(redis_server(settings=["appendonly=yes", "appendfsync=always"]))

@@ -216,6 +216,8 @@ def test_threads_change_everything_and_read(store: MemoryStore) -> None:
 
 # Tasks
 
+TASKS = 24
+
 
 @pytest.fixture(params=["memory", *KINDS])
 async def async_store(request: pytest.FixtureRequest, indexes: list[Index], make_place: MakePlace) -> Any:
@@ -236,11 +238,11 @@ async def test_tasks_on_one_singleton(async_store: AsyncMemoryStore) -> None:
         fact = Fact(SINGLETON, {"name": "only", "text": str(number)})
         await async_store.commit(fact, session_id=f"session {number % 5}")
 
-    await asyncio.gather(*map(write, range(50)))
+    await asyncio.gather(*map(write, range(TASKS)))
     (fact,) = await async_store.query()
     history = await async_store.history(limit=None)
-    assert fact["version"] == 50 == len(history)
-    assert {entry.changes[0].after.payload["text"] for entry in history} == set(map(str, range(50)))
+    assert fact["version"] == TASKS == len(history)
+    assert {entry.changes[0].after.payload["text"] for entry in history} == set(map(str, range(TASKS)))
 
 
 async def test_tasks_compare_and_set(async_store: AsyncMemoryStore) -> None:
@@ -257,18 +259,18 @@ async def test_tasks_compare_and_set(async_store: AsyncMemoryStore) -> None:
             except ConflictError:
                 pass
 
-    await asyncio.gather(*[add() for _ in range(50)])
+    await asyncio.gather(*[add() for _ in range(TASKS)])
     fact = await async_store.get("counter")
     assert fact
-    assert fact["payload"]["number"] == 50
+    assert fact["payload"]["number"] == TASKS
 
 
 async def test_tasks_patch_different_fields(async_store: AsyncMemoryStore) -> None:
     await async_store.commit(Fact("fields", {}, id="fields"))
-    await asyncio.gather(*[async_store.update("fields", {"abcd"[n % 4]: n}) for n in range(50)])
+    await asyncio.gather(*[async_store.update("fields", {"abcd"[n % 4]: n}) for n in range(TASKS)])
     fact = await async_store.get("fields")
     assert fact
-    assert fact["version"] == 51
+    assert fact["version"] == TASKS + 1
     assert all(fact["payload"][field] % 4 == place and fact["payload"][field] for place, field in enumerate("bcd", 1))
 
 

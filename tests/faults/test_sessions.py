@@ -60,26 +60,35 @@ def slot_of(fact_id: str, session: str | None) -> Op:
     return ["commit", fact_id, SINGLETON, {"name": "left", "text": fact_id}, session, False]
 
 
-# What could go wrong first: another session's update, deletion, singleton, and a promoted fact.
-@example([put("note 1", "a"), put("note 1", "b"), ["rollback", "a", 1, "raise"]])
-@example([put("note 1", "a"), put("note 2", "a"), ["delete", "note 1", "b"], ["rollback", "a", 2, "keep"]])
-@example([put("note 1", "a"), ["promote", "a"], put("note 1", None, "later"), ["rollback", "a", 2, "keep"]])
-@example([slot_of("slot 1", "a"), ["delete", "slot 1", "a"], slot_of("slot 2", "b"), ["rollback", "a", 1, "keep"]])
-@example([slot_of("slot 1", "a"), ["delete", "slot 1", "a"], slot_of("slot 2", "b"), ["rollback", "a", 1, "raise"]])
-@given(operations)
-@settings(
-    max_examples=500, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
-)
-def test_sessions_are_isolated(storage: Any, ops: list[Op]) -> None:
-    index = Index()
-    with MemoryStore(storage, [index], namespace=next(namespaces)) as store:
-        register(store)
-        model = Model()
-        for op in ops:
-            if (known := _with_known_target(op, model)) is not None:
-                model = _step(store, model, known)
-        assert index.content() == {fact["id"]: (fact["version"], fact["payload"]) for fact in store.query()}
-        check_history(store)
+# Servers take longer, and half a minute is enough.
+TRIES = {"memory": 500, "sqlite": 500, "postgres": 100, "redis": 100}
+
+
+def test_sessions_are_isolated(storage: Any, request: pytest.FixtureRequest) -> None:
+    # What could go wrong first: another session's update, deletion, singleton, and a promoted fact.
+    @example([put("note 1", "a"), put("note 1", "b"), ["rollback", "a", 1, "raise"]])
+    @example([put("note 1", "a"), put("note 2", "a"), ["delete", "note 1", "b"], ["rollback", "a", 2, "keep"]])
+    @example([put("note 1", "a"), ["promote", "a"], put("note 1", None, "later"), ["rollback", "a", 2, "keep"]])
+    @example([slot_of("slot 1", "a"), ["delete", "slot 1", "a"], slot_of("slot 2", "b"), ["rollback", "a", 1, "keep"]])
+    @example([slot_of("slot 1", "a"), ["delete", "slot 1", "a"], slot_of("slot 2", "b"), ["rollback", "a", 1, "raise"]])
+    @given(operations)
+    @settings(
+        max_examples=TRIES[request.node.callspec.params["storage"]],
+        deadline=None,
+        suppress_health_check=[HealthCheck.too_slow],
+    )
+    def check(ops: list[Op]) -> None:
+        index = Index()
+        with MemoryStore(storage, [index], namespace=next(namespaces)) as store:
+            register(store)
+            model = Model()
+            for op in ops:
+                if (known := _with_known_target(op, model)) is not None:
+                    model = _step(store, model, known)
+            assert index.content() == {fact["id"]: (fact["version"], fact["payload"]) for fact in store.query()}
+            check_history(store)
+
+    check()
 
 
 def _with_known_target(op: Op, model: Model) -> Op | None:
