@@ -190,7 +190,7 @@ class Core:
                 answer: bytes = await self._run(
                     WRITE,
                     (*self._write_keys(known, slot), *map(known.keys.stream, plan.lanes)),
-                    (plan.text, slot.attempt, *plan.values),
+                    (plan.text, slot.attempt, plan.bodies, *plan.values),
                     deadline,
                     writing=True,
                 )
@@ -266,7 +266,7 @@ class Core:
         """Reach the server, and refuse one that would lose facts."""
         self._check_open()
         if not self._reached:
-            await check_server(self._name, self.plain)
+            await check_server(self._name, self._info)
             self._reached = True
 
     async def _open(self, namespace: str) -> Known:
@@ -312,19 +312,26 @@ class Core:
             ("EVALSHA", script.sha, *rest), deadline, ("EVAL", script.text, *rest), writing=writing
         )
 
+    async def _info(self) -> Any:
+        return await self._command(None, time.monotonic() + self._timeout)
+
     async def plain(self, *command: Any) -> Any:
         return await self._command(command, time.monotonic() + self._timeout)
 
     async def _command(
-        self, command: tuple[Any, ...], deadline: float, unknown: tuple[Any, ...] = (), *, writing: bool = False
+        self, command: tuple[Any, ...] | None, deadline: float, unknown: tuple[Any, ...] = (), *, writing: bool = False
     ) -> Any:
-        """Send a command, again while the server is away; ``unknown`` when it does not know the script."""
+        """Send a command (None: ask what the server is), again while it is away; ``unknown`` when it does not know the
+        script.
+        """
         lost = False
         pause = 0.0
         while True:
             self._check_open()
             port = self._port()
             try:
+                if command is None:
+                    return await port.info()
                 if not writing or not self._wait_replicas:
                     return await port.execute(*command)
                 return await self._wait(port, command)
