@@ -20,10 +20,11 @@ from typing import Any, Final, TypeVar
 from redis import exceptions
 
 from memstate_core.errors import ClosedError, ConflictError, StorageError, UnavailableError
-from memstate_core.protocols import ClaimsLost, Work
+from memstate_core.protocols import Batch, ClaimsLost, Work
+from memstate_core.storages._ordinals import ordinal
 from memstate_core.storages._places import shared_place
 from memstate_core.storages._redis_errors import is_lost, is_no_script, is_passing, translated
-from memstate_core.storages._redis_known import Known, Namespaces, Slot
+from memstate_core.storages._redis_known import Holder, Known, Namespaces, Slot
 from memstate_core.storages._redis_plan import Plan, plan_of, verification
 from memstate_core.storages._redis_port import Port
 from memstate_core.storages._redis_schema import FORMAT, LOOK, migration
@@ -40,6 +41,21 @@ logger = logging.getLogger("memstate")
 _TRIES: Final = 3
 _LOCK_SECONDS: Final = 5.0
 _AGAIN: Final[Any] = object()
+
+
+def _learn_holders(known: Known, tx: RedisTransaction, batch: Batch, stamp: int) -> None:
+    """Learn which facts have singleton places now, and where nobody is left."""
+    for before, _, _ in batch.changes:
+        if before is not None and before.singleton is not None:
+            known.learn_holder(before.singleton, Holder(None, "", 0), stamp)
+    for number, (before, after, _) in enumerate(batch.changes):
+        if after is not None and after.singleton is not None:
+            placed = after if after.ordinal >= 0 else after._replace(ordinal=ordinal(batch.seq, number))
+            latest = tx.latest_read(after.id)
+            if before is not None and latest is not None:
+                latest = max(latest, before.version)
+            if latest is not None or before is None:
+                known.learn_holder(after.singleton, Holder(placed, str(stamp), latest or 0), stamp)
 
 
 class Core:
@@ -167,6 +183,7 @@ class Core:
         if batch is None:
             return
         batch.seq = seq
+        _learn_holders(known, tx, batch, stamp)
         if batch.entry is not None:
             head = seq if batch.entry.head is None else batch.entry.head
             known.learn_place(batch.entry.session_id, head, batch.entry.redo, stamp)
