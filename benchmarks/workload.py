@@ -8,6 +8,7 @@ transactions too.
 from __future__ import annotations
 
 import itertools
+import math
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -43,6 +44,25 @@ class Setting(BaseModel):
 TYPES: Final[dict[type[BaseModel], str]] = {Note: "note", Preference: "preference", Setting: "setting"}
 INDEXED: Final = "topic"
 SINGLETON: Final = "name"
+
+
+def payload_of(model: BaseModel) -> str:
+    """For floors: the least by which what is stored is sure to be valid.
+
+    An instance may have been changed since it was made, or made without validation, so its fields are validated as they
+    are now, and what comes of that is dumped. NaN, which JSON cannot hold, is dumped as null, which no field here is.
+    """
+    valid = model.__pydantic_validator__.validate_python(model.__dict__)
+    payload: str = valid.__pydantic_serializer__.to_json(valid).decode()
+    if "null" in payload and not math.isfinite(valid.confidence):
+        raise ValueError(f"{valid.confidence} is not a number that JSON can hold")
+    return payload
+
+
+def check_name(name: str) -> None:
+    """For floors: the least by which a session's id is sure to be one that every storage can keep."""
+    if not 0 < len(name) <= 512 or "\0" in name or not (name.isascii() or name.encode()):
+        raise ValueError(f"{name!r} cannot be a session's id")
 
 
 class Subject(Protocol):

@@ -48,13 +48,13 @@ from memstate_core import (
     UnavailableError,
     ValidationFailed,
 )
-from memstate_core import (
-    __getattr__ as __getattr__,
-)
+from memstate_core import __getattr__ as __getattr__
 
-if TYPE_CHECKING:
-    from memstate_core import AsyncRedisStorage as AsyncRedisStorage
-    from memstate_core import RedisStorage as RedisStorage
+if TYPE_CHECKING:  # no part of ``import *``, which would import the vendors
+    from memstate_core.storages.postgres import AsyncPostgresStorage as AsyncPostgresStorage
+    from memstate_core.storages.postgres import PostgresStorage as PostgresStorage
+    from memstate_core.storages.redis import AsyncRedisStorage as AsyncRedisStorage
+    from memstate_core.storages.redis import RedisStorage as RedisStorage
 
 __all__ = [
     "UNSET",

@@ -1,8 +1,8 @@
 """Transactional, typed, reversible memory for AI agents; knows no framework and imports no vendor."""
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from memstate_core._lazy import __getattr__ as __getattr__
 from memstate_core.async_store import AsyncMemoryStore
 from memstate_core.async_transaction_block import AsyncTransactionBlock
 from memstate_core.delivery import Lag
@@ -41,7 +41,9 @@ from memstate_core.storages.sqlite import AsyncSQLiteStorage, SQLiteStorage
 from memstate_core.store import MemoryStore
 from memstate_core.transaction_block import TransactionBlock
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # no part of ``import *``, which would import the vendors
+    from memstate_core.storages.postgres import AsyncPostgresStorage as AsyncPostgresStorage
+    from memstate_core.storages.postgres import PostgresStorage as PostgresStorage
     from memstate_core.storages.redis import AsyncRedisStorage as AsyncRedisStorage
     from memstate_core.storages.redis import RedisStorage as RedisStorage
 
@@ -86,15 +88,3 @@ __all__ = [
     "UnavailableError",
     "ValidationFailed",
 ]
-
-# What needs a vendor is imported when it is first asked for, and is no part of ``import *``.
-_LATER = {
-    "AsyncRedisStorage": "memstate_core.storages.redis",
-    "RedisStorage": "memstate_core.storages.redis",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _LATER:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_LATER[name]), name)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from memstate_core.facts import (
     Change,
@@ -20,6 +20,8 @@ from memstate_core.facts import (
 
 Images = Mapping[tuple[str, int], StoredFact]
 Decode = Callable[[StoredFact], dict[str, Any]]
+
+_OPERATIONS: Final = {operation.value: operation for operation in Operation}
 
 
 class Move(NamedTuple):
@@ -47,27 +49,27 @@ def plan_move(up: Sequence[Entry], down: Sequence[Entry], versions: Mapping[str,
             conflicts[fact_id] = None
 
     for entry in up:
-        for change in entry.changes:
-            step(change.fact_id, change.after, change.before)
+        for fact_id, before, after in entry.changes:
+            step(fact_id, after, before)
     for entry in down:
-        for change in entry.changes:
-            step(change.fact_id, change.before, change.after)
+        for fact_id, before, after in entry.changes:
+            step(fact_id, before, after)
     targets = {id_: version for id_, version in state.items() if version != versions.get(id_, 0)}
     return Move(targets, tuple(conflicts))
 
 
 def touched(entries: Iterable[Entry]) -> list[str]:
     """The ids of all facts that the entries changed, each once."""
-    return list(dict.fromkeys(change.fact_id for entry in entries for change in entry.changes))
+    return list(dict.fromkeys([fact_id for entry in entries for fact_id, _, _ in entry.changes]))
 
 
 def images_of(entries: Iterable[Entry]) -> list[tuple[str, int]]:
     """The (id, version) of every before and after of the entries, each once."""
     wanted = {
-        (change.fact_id, version)
+        (fact_id, version)
         for entry in entries
-        for change in entry.changes
-        for version in (change.before, change.after)
+        for fact_id, before, after in entry.changes
+        for version in (before, after)
         if version
     }
     return list(wanted)
@@ -94,18 +96,19 @@ def to_transaction(entry: Entry, images: Images, decode: Decode) -> Transaction:
             after.to_fact(decode(after)) if after else None,
         )
 
-    id_ = transaction_id(entry.seq)
+    seq, session_id, parent, head, operation, actor, reason, mark, ts, changes = entry
+    id_ = transaction_id(seq)
     assert id_ is not None
     return Transaction(
         id=id_,
-        seq=entry.seq,
-        session_id=entry.session_id,
-        operation=Operation(entry.operation),
-        actor=entry.actor,
-        reason=entry.reason,
-        mark=entry.mark,
-        ts=datetime.fromisoformat(entry.ts),
-        parent=transaction_id(entry.parent),
-        position=transaction_id(entry.head),
-        changes=LazyChanges(len(entry.changes), lambda: tuple(map(change_of, entry.changes))),
+        seq=seq,
+        session_id=session_id,
+        operation=_OPERATIONS[operation],
+        actor=actor,
+        reason=reason,
+        mark=mark,
+        ts=datetime.fromisoformat(ts),
+        parent=transaction_id(parent),
+        position=id_ if head == seq else transaction_id(head),
+        changes=LazyChanges(len(changes), lambda: tuple(map(change_of, changes))),
     )

@@ -78,6 +78,8 @@ class Plan:
 
 
 Planner = Callable[[StorageTransaction], Awaitable[Plan]]
+# A hook that takes part, and the changes that it is told of.
+Told = tuple[HookAdapter, list[Change]]
 
 
 class Held(Exception):
@@ -116,10 +118,10 @@ class Committer:
         pause = 0.001
         while True:
             try:
-                if not self.hooks:
-                    return await self._commit_alone(planner)
-                plan = await self._commit_with_hooks(planner)
-                if plan.position.claimed:
+                plan, told = await self._plan(planner)
+                if told:
+                    await self._commit_with_hooks(plan, told)
+                if plan.position.claimed and self.hooks:
                     await self.recovery.heal_in_passing()  # what is claimed may be what a dead process left behind
                 return plan
             except Stale:
@@ -134,31 +136,29 @@ class Committer:
                 await self.runtime.sleep(min(pause, deadline - now))
                 pause = min(pause * 2, 0.05)
 
-    async def _commit_alone(self, planner: Planner) -> Plan:
-        async def work(tx: StorageTransaction) -> Plan:
+    async def _plan(self, planner: Planner) -> tuple[Plan, list[Told]]:
+        """The plan, and the hooks that take part, with what each is told; without any, the plan has been written."""
+
+        # With hooks this writes nothing. But what is read here is read and changed again when it is written: a database
+        # has it in the writer's cache, and not in a reader's, which every commit empties.
+        async def work(tx: StorageTransaction) -> tuple[Plan, list[Told]]:
             plan = await planner(tx)
-            if self.hooks and self._wanted(plan):
-                raise Stale  # it came to nothing that hooks want when it was planned; now they must take part
-            if plan.position.claimed:
-                await refuse_held(tx, [*plan.claim_keys(), plan.session_key()])
-            if self.deferred_hooks:
-                plan.batch.deferred = deferred(self.deferred_hooks, plan.changes)
-            await tx.write(plan.batch)
-            return plan
+            told = self._told(plan) if self.hooks else []
+            if not told:
+                if plan.position.claimed:
+                    await refuse_held(tx, [*plan.claim_keys(), plan.session_key()])
+                if self.deferred_hooks:
+                    plan.batch.deferred = deferred(self.deferred_hooks, plan.changes)
+                await tx.write(plan.batch)
+            return plan, told
 
         return await self.storage.write(self.namespace, work)
 
-    async def _commit_with_hooks(self, planner: Planner) -> Plan:
-        # This writes nothing. But what is read here is read and changed again when it is written: a database has it in
-        # the writer's cache, and not in a reader's, which every commit empties.
-        plan = await self.storage.write(self.namespace, planner)
-        told = self._wanted(plan)
-        if not told:
-            return await self._commit_alone(planner)
+    async def _commit_with_hooks(self, plan: Plan, told: Sequence[Told]) -> None:
         batches = [(hook, wanted, await prepare(self.runtime, hook, wanted)) for hook, wanted in told]
 
-        async def critical(interruption: Interruption) -> Plan:
-            started: list[tuple[HookAdapter, list[Change]]] = []
+        async def critical(interruption: Interruption) -> None:
+            started: list[Told] = []
             with owning() as owner, self.runtime.keep_alive(lambda: self.recovery.renew(owner), self.lease / 3):
                 try:
                     await self._claim(plan, owner, tuple(hook.name for hook, _ in told))
@@ -166,16 +166,15 @@ class Committer:
                         started.append((hook, wanted))
                         await apply(self.runtime, hook, batch, len(wanted))
                         interruption.check()
-                    return await self._decide(plan, owner)
+                    await self._decide(plan, owner)
                 except BaseException as error:
                     if started or not isinstance(error, Held | Stale):  # those two of the claim left nothing behind
                         await self._compensate(plan, owner, started, error)
                     raise
 
-        return await self.runtime.shielded(critical)
+        await self.runtime.shielded(critical)
 
-    def _wanted(self, plan: Plan) -> list[tuple[HookAdapter, list[Change]]]:
-        """The hooks that take part, with the changes that each is told of."""
+    def _told(self, plan: Plan) -> list[Told]:
         changes = [to_change(change, self.decode) for change in plan.changes]
         return [(hook, wanted) for hook in self.hooks if (wanted := hook.wanted(changes))]
 
@@ -189,7 +188,7 @@ class Committer:
 
         await self.storage.write(self.namespace, work)
 
-    async def _decide(self, plan: Plan, owner: str) -> Plan:
+    async def _decide(self, plan: Plan, owner: str) -> None:
         keys = plan.claim_keys()
 
         async def work(tx: StorageTransaction) -> Batch:
@@ -213,15 +212,8 @@ class Committer:
             plan.batch = await self.storage.write(self.namespace, work)
         except ClaimsLost:
             raise Stale from None
-        return plan
 
-    async def _compensate(
-        self,
-        plan: Plan,
-        owner: str,
-        started: Sequence[tuple[HookAdapter, list[Change]]],
-        error: BaseException,
-    ) -> None:
+    async def _compensate(self, plan: Plan, owner: str, started: Sequence[Told], error: BaseException) -> None:
         """Give the hooks that were told the committed state again.
 
         A failure leaves the claims, ended, and is noted on ``error``; an interruption does so too, and goes on.

@@ -238,13 +238,14 @@ class Engine:
         await self.ready()
         actor, mark = self.attribution(actor, reason, mark)
 
-        ids_are_new = all(isinstance(intent, Put) and intent.generated for intent in intents)
-
         async def planner(tx: StorageTransaction) -> Plan:
             ts = self._now()
             while True:
                 space = Workspace(tx, self.registry, self.definitions.by_type, ts)
-                results = [await intent.apply(space) for intent in intents]
+                results, ids_are_new = [], True
+                for intent in intents:
+                    results.append(await intent.apply(space))
+                    ids_are_new = ids_are_new and isinstance(intent, Put) and intent.generated
                 line = space.line if isinstance(session_id, Unset) else session_id
                 position = await tx.position(line)
                 if not await self.definitions.refreshed(tx, position):
@@ -349,6 +350,7 @@ class Engine:
             limit=count_or_none("limit", limit),
             offset=count("offset", offset),
             indexed=self.definitions.indexed(typename),
+            as_stored=not self.registry.upgrades(typename),
         )
 
     async def query(

@@ -83,9 +83,11 @@ class Workspace:
         now = self.now.get(fact_id)
         if now is not None and now is not before:
             return now.version  # one transaction makes one version
-        if fact_id not in self._latest:
-            await self.read_versions((fact_id,))
-        return max(self._latest[fact_id], before.version if before else 0) + 1
+        latest = self._latest.get(fact_id)
+        if latest is None:
+            found = await self.tx.latest_versions((fact_id,))
+            latest = self._latest[fact_id] = found.get(fact_id, 0)
+        return max(latest, before.version if before else 0) + 1
 
     async def read_versions(self, fact_ids: Sequence[str]) -> None:
         """Read ahead for :meth:`next_version`."""
@@ -135,10 +137,11 @@ class Workspace:
 
     def changes(self) -> list[FactChange]:
         """What became of each fact, for those that changed."""
+        base, index = self.base, self.index
         return [
-            FactChange(self.base.get(id_), fact, self.index.get(id_, ()))
+            FactChange(before, fact, index.get(id_, ()))
             for id_, fact in self.now.items()
-            if fact is not self.base.get(id_)
+            if fact is not (before := base.get(id_))
         ]
 
 
@@ -161,6 +164,7 @@ def _replace(selection: Selection, *, limit: int | None, offset: int) -> Selecti
         limit=limit,
         offset=offset,
         indexed=selection.indexed,
+        as_stored=selection.as_stored,
     )
 
 
@@ -223,45 +227,48 @@ class Put(NamedTuple):
     expected_version: int | None
 
     async def apply(self, space: Workspace) -> str:
-        space.line = self.session_id
+        fact_id, generated, typename, payload, schema_version, source, session_id, ts, ephemeral, expected = self
+        space.line = session_id
         place: str | None = None
         index: tuple[IndexEntry, ...] = ()
         holder = None
-        if space.definition(self.typename).indexed:
-            place, index = space.describe(self.typename, from_json(self.payload), self.session_id)
+        definition = space.definition(typename)
+        if definition.indexed:
+            place, index = describe(definition, typename, from_json(payload), session_id)
             if place is not None:
                 holder = await space.holder(place)
-        existing = None if self.generated else await space.get(self.fact_id)
+        existing = None if generated else await space.get(fact_id)
         if existing is not None:
-            if existing.type != self.typename:
+            if existing.type != typename:
                 raise ConflictError(
-                    f"fact {self.fact_id!r} is a {existing.type!r}, not a {self.typename!r}; a fact keeps its type",
-                    fact_id=self.fact_id,
+                    f"fact {fact_id!r} is a {existing.type!r}, not a {typename!r}; a fact keeps its type",
+                    fact_id=fact_id,
                     session_id=existing.session_id,
                 )
             await _check_place(space, existing.id, place)
         existing = existing or holder
-        _check_version(existing.id if existing else self.fact_id, existing, self.expected_version)
-        fact_id, version, ordinal = self.fact_id, 1, -1
+        if expected is not None:
+            _check_version(existing.id if existing else fact_id, existing, expected)
+        version, ordinal = 1, -1
         if existing is not None:
             _check_mutable(space, existing, "committed again")
             fact_id, ordinal = existing.id, existing.ordinal
-        if not self.generated or existing is not None:
+        if not generated or existing is not None:
             version = await space.next_version(fact_id)
         stored = StoredFact(
             fact_id,
-            self.typename,
-            self.payload,
-            self.source,
-            self.session_id,
-            self.ts or space.ts,
+            typename,
+            payload,
+            source,
+            session_id,
+            ts or space.ts,
             version,
-            self.ephemeral,
-            self.schema_version,
+            ephemeral,
+            schema_version,
             place,
             ordinal,
         )
-        if existing is None and self.generated:
+        if existing is None and generated:
             space.add(stored, index)
         else:
             space.put(stored, index)
@@ -360,10 +367,15 @@ class Promote:
                 if place != fact.singleton:
                     await _check_place(space, fact.id, place)
             version = await space.next_version(fact.id)
+            id_, typename, payload, source, _, _, _, _, schema_version, _, ordinal = fact
             space.put(
-                fact._replace(session_id=None, ephemeral=False, ts=space.ts, version=version, singleton=place), fields
+                # Made anew: _replace takes three times as long, and a session may have many facts.
+                StoredFact(
+                    id_, typename, payload, source, None, space.ts, version, False, schema_version, place, ordinal
+                ),
+                fields,
             )
-            promoted.append(fact.id)
+            promoted.append(id_)
         return promoted
 
     def _selects(self, space: Workspace, fact: StoredFact) -> bool:

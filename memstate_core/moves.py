@@ -224,31 +224,32 @@ async def _move(
         path = [*route.up, *route.down]
         if not path:
             return Plan(position, Moved(), session_id, Batch())
-        facts = await tx.facts(touched(path))
-        versions = {id_: facts[id_].version for id_ in touched(path) if id_ in facts}
+        ids = touched(path)
+        facts = await tx.facts(ids)
+        versions = {id_: facts[id_].version for id_ in ids if id_ in facts}
         move = plan_move(route.up, route.down, versions)
         images = {(fact.id, fact.version): fact for fact in facts.values()}
-        images |= await tx.versions([image for image in images_of(path) if image not in images])
+        if past := [image for image in images_of(path) if image not in images]:
+            images |= await tx.versions(past)
         coming = {
             id_: engine.definitions.described(images[id_, version])
             for id_, version in move.targets.items()
             if version and id_ not in move.conflicts
         }
-        blocked = await _blocked(tx, move, coming)
+        blocked = await _blocked(tx, move, coming) if coming else {}
         kept = [*move.conflicts, *blocked]
         if kept and on_conflict == "raise":
             raise await _conflict(tx, operation, session_id, kept[0], blocked.get(kept[0]))
         changes = [
-            FactChange(facts.get(id_), *(coming[id_] if version else (None,)))
+            FactChange(facts.get(id_), *coming[id_]) if version else FactChange(facts.get(id_), None)
             for id_, version in move.targets.items()
             if id_ not in blocked and id_ not in move.conflicts
         ]
         entry = engine.new_entry(
             session_id, operation, position, actor=actor, reason=reason, mark=mark, head=route.head, redo=route.redo
         )
-        undone, redone = (
-            [engine.transaction(entry, images) for entry in entries] for entries in (route.up, route.down)
-        )
+        undone = [engine.transaction(entry, images) for entry in route.up]
+        redone = [engine.transaction(entry, images) for entry in route.down]
         return Plan(position, Moved(undone, redone, kept), session_id, Batch(entry, changes, restores=True))
 
     plan = await engine.committer.commit(planner)

@@ -11,7 +11,6 @@ import functools
 import os
 import socket
 import sys
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -62,7 +61,7 @@ def _process(pid: int) -> str:
 @contextlib.contextmanager
 def owning() -> Iterator[str]:
     """A name under which one transaction of this process claims facts, for as long as the block runs."""
-    owner = f"{_process(os.getpid())}|{uuid.uuid4().hex}"
+    owner = f"{_process(os.getpid())}|{os.urandom(16).hex()}"
     _alive.add(owner)
     try:
         yield owner

@@ -46,7 +46,8 @@ class Selection:
 
     ``decode`` gives a fact's payload as its schema reads it now; ``predicate`` and ``order`` are
     applied to that. Without an order, facts come in the order of their ordinals. ``indexed`` are the paths that are
-    declared for ``typename``, so that ranges on them may be answered by an index.
+    declared for ``typename``, so that ranges on them may be answered by an index. ``as_stored`` says that ``decode``
+    changes nothing about a payload, so that an index on payloads themselves may narrow.
     """
 
     decode: Decode
@@ -57,6 +58,7 @@ class Selection:
     limit: int | None = None
     offset: int = 0
     indexed: tuple[str, ...] = ()
+    as_stored: bool = False
 
 
 class NewEntry(NamedTuple):

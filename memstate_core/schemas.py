@@ -141,25 +141,25 @@ class Schema:
         """
         if not isinstance(payload, Mapping):
             raise not_an_object(self.typename, payload)
-        raw = json_of(self.typename, dict(payload))
-        reject_non_finite(self.typename, payload, raw)
-        return self._text(self._instance(raw, payload), raw)
+        given = json_of(self.typename, dict(payload))
+        reject_non_finite(self.typename, payload, given)
+        return self._text(self._instance(given, payload), given)
 
     def encode_model(self, instance: BaseModel) -> str:
         """The same for an instance, which may have been changed or made without validation."""
-        raw = self._dumped(instance)
-        return self._text(self._instance(raw, instance), raw)
+        given = self._dumped(instance)
+        return self._text(self._instance(given, instance), given)
 
     def load(self, payload: Mapping[str, Any]) -> BaseModel:
         """The typed instance of a stored payload."""
         return self._instance(to_json(payload), payload)
 
-    def _instance(self, raw: bytes, source: Any) -> BaseModel:
+    def _instance(self, text: str | bytes, source: Any) -> BaseModel:
         """The validated instance of a payload; ``source`` is what it was dumped from."""
         if self._computed:
-            raw = to_json({key: value for key, value in from_json(raw).items() if key not in self._computed})
+            text = to_json({key: value for key, value in from_json(text).items() if key not in self._computed})
         try:
-            instance: BaseModel = self._validate_json(raw, by_alias=True, by_name=True)
+            instance: BaseModel = self._validate_json(text, by_alias=True, by_name=True)
         except ValidationError as error:
             problems = error.errors(include_url=False, include_context=False)
             if problems[0]["type"] == "json_invalid":  # too deep, or a number too long, to be read back
@@ -178,27 +178,27 @@ class Schema:
             ) from error
         return instance
 
-    def _dumped(self, instance: BaseModel, known: bytes = b"") -> bytes:
+    def _dumped(self, instance: BaseModel, known: str = "") -> str:
         """An instance as JSON; ``known`` is one that was looked through already."""
         try:
             if type(instance) is self.model:
-                raw = self._dump_json(instance, warnings=False)
+                text: str = self._dump_json(instance, warnings=False).decode()
             else:
-                raw = instance.__pydantic_serializer__.to_json(instance, warnings=False)
+                text = instance.__pydantic_serializer__.to_json(instance, warnings=False).decode()
         except Exception as error:
             raise unstorable(self.typename, instance, error) from error
-        if raw != known and may_hide_non_finite(raw):
-            reject_non_finite(self.typename, instance, raw)
-        return raw
+        if text != known and may_hide_non_finite(text):
+            reject_non_finite(self.typename, instance, text)
+        return text
 
-    def _text(self, instance: BaseModel, known: bytes = b"") -> str:
-        raw = self._dumped(instance, known)
-        if raw[:1] != b"{":
+    def _text(self, instance: BaseModel, known: str) -> str:
+        text = self._dumped(instance, known)
+        if text[0] != "{":
             raise ValidationFailed(
-                f"{self.model.__name__} is dumped as {raw[:20].decode()}…; a type's model must be dumped as an object",
+                f"{self.model.__name__} is dumped as {text[:20]}…; a type's model must be dumped as an object",
                 typename=self.typename,
             )
-        return raw.decode()
+        return text
 
 
 def _where(problem: Mapping[str, Any]) -> str:
@@ -266,6 +266,11 @@ class SchemaRegistry:
     def get(self, typename: str) -> Schema | None:
         return self._schemas.get(typename)
 
+    def upgrades(self, typename: str | None) -> bool:
+        """Whether payloads of a type (None: of any) may be read otherwise than they are stored."""
+        schemas = self._schemas.values() if typename is None else filter(None, (self._schemas.get(typename),))
+        return any(schema.migrate is not None for schema in schemas)
+
     def for_model(self, model: type[BaseModel], typename: str | None = None) -> Schema:
         """The schema under which an instance of ``model`` is committed.
 
@@ -305,13 +310,13 @@ class SchemaRegistry:
             )
         if not isinstance(payload, Mapping):
             raise not_an_object(typename, payload)
-        raw = json_of(typename, dict(payload))
-        reject_non_finite(typename, payload, raw)
+        text = json_of(typename, dict(payload))
+        reject_non_finite(typename, payload, text)
         try:
-            from_json(raw)  # refuses what could not be read back
+            from_json(text)  # refuses what could not be read back
         except ValueError as error:
             raise unstorable(typename, payload, error) from error
-        return raw.decode()
+        return text
 
     def decode(self, stored: StoredFact) -> dict[str, Any]:
         """A stored payload as its schema reads it now: upgraded when it is older than the schema's version."""

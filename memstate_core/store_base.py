@@ -79,6 +79,10 @@ class StoreBase:
         self._use().add_hook(adapter)
 
     @property
+    def has_deferred_hooks(self) -> bool:
+        return bool(self._engine.deliverer.hooks)
+
+    @property
     def namespace(self) -> str:
         return self._engine.namespace
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import math
 import sqlite3
 
 import pytest
@@ -13,8 +14,10 @@ from benchmarks.bench import Sizes
 from benchmarks.measure import Effort, Row, Side, Timing, compared, in_turn, tolerance_of
 from benchmarks.report import table
 from benchmarks.storages import kinds
+from benchmarks.storages.memory import MemoryFloor
 from benchmarks.subjects import MemStateSubject
 from benchmarks.workload import OPERATIONS, Note, Preference, Setting, Subject, load
+from memstate_core import ConflictError, InMemoryStorage, ValidationFailed
 
 TINY = Sizes(facts=40, few_facts=20, journal=40, short_journal=20, indexed=20, writing_seconds=0.01)
 STORAGES = [kind.name for kind in kinds()]
@@ -78,6 +81,44 @@ def test_floors_and_memstate_do_the_same(subject: Subject):
     assert list(subject.promote("promoted")) == kept
     assert [found["id"] for found in subject.query("kept")] == kept
     assert {(found["session_id"], found["version"]) for found in subject.query("kept")} == {(None, 2)}
+
+
+@pytest.mark.parametrize("confidence", ["high", math.nan, math.inf])
+def test_floors_and_memstate_refuse_an_instance_that_is_not_valid_any_more(subject: Subject, confidence):
+    note = Note(text="x")
+    note.confidence = confidence
+    with pytest.raises((ValueError, ValidationFailed)):
+        subject.commit(note, "session")
+    valid = Note(text="x")
+    valid.confidence = "0.5"
+    assert subject.get(subject.commit(valid, "session"))["payload"]["confidence"] == 0.5
+
+
+@pytest.mark.parametrize("session_id", ["", "x" * 513, "a\0b", "\ud800"])
+def test_floors_and_memstate_refuse_what_cannot_be_an_identifier(subject: Subject, session_id):
+    with pytest.raises((ValueError, ValidationFailed)):
+        subject.commit(Note(text="x"), session_id)
+
+
+@pytest.mark.parametrize("open_", [MemoryFloor, lambda: MemStateSubject(InMemoryStorage())], ids=["floor", "memstate"])
+def test_the_memory_floor_and_memstate_undo_the_same(open_):
+    subject = open_()
+    topics = [subject.commit(Preference(topic="undone", text=text), "topics") for text in "ab"]
+    subject.rollback("topics", 1)
+    assert [found["id"] for found in subject.query("undone")] == topics[:1]
+
+    setting = subject.commit(Setting(name="a", value="first"), "one")
+    assert subject.commit(Setting(name="a", value="second"), "two") == setting
+    with pytest.raises((RuntimeError, ConflictError)):
+        subject.rollback("one", 1)
+    subject.rollback("two", 1)
+    fact = subject.get(setting)
+    assert (fact["payload"]["value"], fact["session_id"], fact["version"]) == ("first", "one", 1)
+    assert subject.commit(Setting(name="a", value="third"), "two") == setting
+    assert subject.get(setting)["version"] == 3, "a version number is given out once"
+    subject.rollback("two", 1)
+    subject.rollback("one", 1)
+    assert subject.commit(Setting(name="a", value="fourth"), "one") != setting
 
 
 def test_the_sqlite_floor_is_as_durable_and_has_as_large_a_cache(tmp_path, monkeypatch):

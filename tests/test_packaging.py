@@ -27,6 +27,8 @@ VENDORS = (
 )
 # Modules that need a vendor, the vendor, and the extra that brings it.
 NEEDY = (
+    ("memstate.backends.postgres", "psycopg", "postgres"),
+    ("memstate.backends.postgres", "sqlalchemy", "postgres"),
     ("memstate.integrations.chroma", "chromadb", "chroma"),
     ("memstate.backends.redis", "redis", "redis"),
     ("memstate_core.testing", "hypothesis", "dev"),
@@ -100,7 +102,7 @@ class TestWheel:
 
     def test_it_installs_the_command(self, wheel: zipfile.ZipFile) -> None:
         text = wheel.read(f"memstate-{project()['version']}.dist-info/entry_points.txt").decode()
-        assert "memstate = memstate_core.demo.cli:main" in text
+        assert "memstate = memstate_core.cli.main:main" in text
 
 
 @pytest.mark.parametrize("package", ["memstate", "memstate_core", "memstate.backends", "memstate.integrations"])
@@ -127,6 +129,31 @@ except ImportError as error:
     extras = project()["optional-dependencies"]
     assert isinstance(extras, dict)
     assert extra in extras
+
+
+@pytest.mark.parametrize("name", ["AsyncPostgresStorage", "PostgresStorage"])
+def test_what_needs_a_vendor_is_imported_when_it_is_asked_for(name: str) -> None:
+    import memstate
+
+    assert getattr(memstate, name).__name__ == name
+    assert name not in memstate.__all__  # or "import *" would need every vendor
+    finished = python(
+        f"""
+import sys
+sys.modules["psycopg"] = None
+import memstate
+try:
+    memstate.{name}
+except ImportError as error:
+    print(error)
+try:
+    memstate.nothing
+except AttributeError as error:
+    print(error)
+"""
+    )
+    assert "memstate[postgres]" in finished.stdout
+    assert "'nothing'" in finished.stdout
 
 
 def test_version_is_that_of_the_distribution() -> None:
@@ -171,8 +198,7 @@ def test_the_facade_exports_what_it_imports(path: Path) -> None:
         for node in tree.body
         if isinstance(node, ast.ImportFrom) and node.module not in ("importlib.metadata", "typing")
         for alias in node.names
-        if alias.name != "__getattr__"
-    }
+    } - {"__getattr__"}
     exported = [
         name
         for node in tree.body

@@ -33,7 +33,8 @@ class StorageKind:
 
 def kinds() -> tuple[StorageKind, ...]:
     from benchmarks.storages.memory import MEMORY
+    from benchmarks.storages.postgres import POSTGRES
     from benchmarks.storages.redis import REDIS
     from benchmarks.storages.sqlite import SQLITE
 
-    return (MEMORY, SQLITE, REDIS)
+    return (MEMORY, SQLITE, POSTGRES, REDIS)

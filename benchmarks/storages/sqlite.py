@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from pydantic import BaseModel
 
 from benchmarks.storages import StorageKind
-from benchmarks.workload import INDEXED, SINGLETON, TYPES, Setting
+from benchmarks.workload import INDEXED, SINGLETON, TYPES, Setting, check_name, payload_of
 
 if TYPE_CHECKING:
     from memstate_core.protocols import Storage
@@ -121,9 +121,10 @@ class SQLiteFloor:
 
     def commit(self, model: BaseModel, session_id: str) -> str:
         """Begin; where the session stands; the journal; the fact; the head; commit. For a setting, first the one of
-        that name, which is replaced. The model's construction was its validation; here it is dumped, once.
+        that name, which is replaced.
         """
-        payload = model.__pydantic_serializer__.to_json(model).decode()
+        check_name(session_id)
+        payload = payload_of(model)
         typename = TYPES[type(model)]
         fact_id, ts = str(uuid.uuid4()), datetime.now(UTC).isoformat()
         with self._lock:

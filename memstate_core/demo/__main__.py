@@ -2,7 +2,7 @@
 
 import sys
 
-from memstate_core.demo.cli import main
+from memstate_core.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main(["demo", *sys.argv[1:]]))

@@ -7,7 +7,7 @@ import sys
 import threading
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from itertools import islice
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -18,7 +18,6 @@ from memstate_core.facts import (
     UNSET,
     ChangedVersions,
     Entry,
-    FactChange,
     IndexEntry,
     StoredFact,
     Unset,
@@ -47,6 +46,7 @@ from memstate_core.storages._places import refuse_shared_places, shared_place
 T = TypeVar("T")
 
 Ids = dict[str, None]  # an ordered set
+_Change = tuple[StoredFact | None, StoredFact | None, tuple[IndexEntry, ...]]
 
 
 _FEW = 64
@@ -85,7 +85,8 @@ class _Namespace:
     # from the start when an interruption came midway.
 
     def take_out(self, fact: StoredFact) -> None:
-        self._put_fields(fact, ())
+        if fact.id in self.fields:
+            self._put_fields(fact, ())
         self._leave_place(fact)
         self.by_type[fact.type].pop(fact.id, None)
         self.by_session[fact.session_id].pop(fact.id, None)
@@ -93,15 +94,16 @@ class _Namespace:
         self.facts.pop(fact.id, None)
 
     def put_in(self, fact: StoredFact, fields: tuple[IndexEntry, ...]) -> None:
+        id_ = fact.id
         if fact.ordinal > self.last_ordinal:
             self.last_ordinal = fact.ordinal
         else:
-            self.came_back[fact.id] = None
-        self.facts[fact.id] = fact
-        self.by_type[fact.type][fact.id] = None
-        self.by_session[fact.session_id][fact.id] = None
+            self.came_back[id_] = None
+        self.facts[id_] = fact
+        self.by_type[fact.type][id_] = None
+        self.by_session[fact.session_id][id_] = None
         if fact.singleton is not None:
-            self.places[fact.singleton] = fact.id
+            self.places[fact.singleton] = id_
         if fields:
             self._put_fields(fact, fields)
 
@@ -157,12 +159,13 @@ class _Namespace:
         return heapq.merge((id_ for id_ in ids if id_ not in self.came_back), back, key=place)
 
     def record_entry(self, entry: Entry) -> None:
-        self.entries[entry.seq] = entry
-        _append(self.by_line[entry.session_id], entry.seq)
+        seq = entry.seq
+        self.entries[seq] = entry
+        _append(self.by_line[entry.session_id], seq)
         if entry.mark is not None:
-            _append(self.by_mark[entry.mark], entry.seq)
-        for change in entry.changes:
-            _append(self.by_fact[change.fact_id], entry.seq)
+            _append(self.by_mark[entry.mark], seq)
+        for fact_id, _, _ in entry.changes:
+            _append(self.by_fact[fact_id], seq)
 
     def settle(self, settlement: Settlement) -> None:
         deliveries = self.outbox[settlement.lane]
@@ -199,11 +202,14 @@ def _append(seqs: list[int], seq: int) -> None:
 class _MemoryTransaction:
     """Reads at once; what it writes is laid down when its work has returned."""
 
+    __slots__ = ("_data", "_next_seq", "seq", "staged")
+
     def __init__(self, namespace: _Namespace, next_seq: int) -> None:
         self._data = namespace
         self._next_seq = next_seq
         self.staged: list[tuple[Callable[..., None], tuple[Any, ...]]] = []
-        self._seq_used = next_seq - 1
+        # The last one that is in use when what was staged is laid down.
+        self.seq = next_seq - 1
 
     async def facts(self, ids: Sequence[str]) -> dict[str, StoredFact]:
         facts = self._data.facts
@@ -397,38 +403,40 @@ class _MemoryTransaction:
                 raise ClaimsLost
         seq = 0
         if batch.entry is not None:
-            seq = self._seq_used = self._next_seq
+            seq = self.seq = self._next_seq
         batch.seq = seq
-        changes = batch.changes if batch.restores else number(batch.changes, seq)
-        if any(change.after is not None and change.after.singleton is not None for change in changes):
-            self._check_places(changes)
+        changes: list[_Change] = []
+        placed: list[tuple[str, str]] = []
+        for place, (before, new, fields) in enumerate(batch.changes):
+            after = new
+            if after is not None:
+                if after.ordinal < 0:
+                    after = StoredFact(*after[:-1], ordinal(seq, place))  # _replace takes three times as long
+                if after.singleton is not None:
+                    placed.append((after.singleton, after.id))
+            changes.append((before, after, fields))
+        if placed:
+            self._check_places(placed, {change.fact_id for change in batch.changes})
         self.staged.append((_lay_down, (self._data, batch, changes, seq)))  # no closure: that would be a cycle
 
-    def _check_places(self, changes: Sequence[FactChange]) -> None:
-        """The uniqueness that a database would enforce by an index."""
+    def _check_places(self, placed: Iterable[tuple[str, str]], leaving: Container[str]) -> None:
+        """The uniqueness that a database would enforce by an index, of (place, fact id) pairs.
+
+        Facts whose ids are in ``leaving`` give up the places that they had.
+        """
         places = self._data.places
-        leaving = {change.fact_id for change in changes}
         taken: dict[str, str] = {}
-        for change in changes:
-            after = change.after
-            if after is None or after.singleton is None:
-                continue
-            other = taken.setdefault(after.singleton, after.id)
-            if other == after.id:
-                other = places.get(after.singleton, after.id)
+        for place, fact_id in placed:
+            other = taken.setdefault(place, fact_id)
+            if other == fact_id:
+                other = places.get(place, fact_id)
                 if other in leaving:
                     continue
-            if other != after.id:
-                raise shared_place(after.singleton, other, after.id)
-
-    def lay_down(self) -> int:
-        """Do what was staged; returns the last seq that is in use then."""
-        for step, arguments in self.staged:
-            step(*arguments)
-        return self._seq_used
+            if other != fact_id:
+                raise shared_place(place, other, fact_id)
 
 
-def _lay_down(data: _Namespace, batch: Batch, changes: Sequence[FactChange], seq: int) -> None:
+def _lay_down(data: _Namespace, batch: Batch, changes: Sequence[_Change], seq: int) -> None:
     for before, after, _ in changes:
         if before is not None:
             data.archive.setdefault(before.id, {}).setdefault(before.version, before)
@@ -442,11 +450,11 @@ def _lay_down(data: _Namespace, batch: Batch, changes: Sequence[FactChange], seq
         else:
             data.put_in(after, fields)
     if batch.entry is not None:
-        new = batch.entry
-        head = seq if new.head is None else new.head
-        session_id, operation, actor, reason, mark, ts, parent, _, redo = new
+        session_id, operation, actor, reason, mark, ts, parent, head, redo = batch.entry
+        if head is None:
+            head = seq
         data.record_entry(
-            Entry(seq, session_id, parent, head, operation.value, actor, reason, mark, ts, versions_of(changes))
+            Entry(seq, session_id, parent, head, operation, actor, reason, mark, ts, _versions_of(changes))
         )
         data.heads[session_id] = (head, redo)
     if batch.savepoint is not None:
@@ -466,31 +474,14 @@ def _lay_down(data: _Namespace, batch: Batch, changes: Sequence[FactChange], seq
         data.settle(batch.settlement)
 
 
-def number(changes: Sequence[FactChange], seq: int) -> list[FactChange]:
-    """Give facts that have none their ordinal."""
-    return [
-        FactChange(
-            change.before,
-            StoredFact._make((*change.after[:-1], ordinal(seq, place))),  # _replace takes ten times as long
-            change.fields,
-        )
-        if change.after is not None and change.after.ordinal < 0
-        else change
-        for place, change in enumerate(changes)
-    ]
-
-
-def versions_of(changes: Iterable[FactChange]) -> tuple[ChangedVersions, ...]:
-    return tuple(
-        [
-            ChangedVersions(
-                (after or before).id,  # type: ignore[union-attr]
-                0 if before is None else before.version,
-                0 if after is None else after.version,
-            )
-            for before, after, _ in changes
-        ]
-    )
+def _versions_of(changes: Iterable[_Change]) -> tuple[ChangedVersions, ...]:
+    versions = []
+    for before, after, _ in changes:
+        if after is not None:
+            versions.append(ChangedVersions(after.id, 0 if before is None else before.version, after.version))
+        elif before is not None:
+            versions.append(ChangedVersions(before.id, before.version, 0))
+    return tuple(versions)
 
 
 class InMemoryStorage:
@@ -538,7 +529,9 @@ class InMemoryStorage:
         interruption: BaseException | None = None
         while True:
             try:
-                self._seq = tx.lay_down()
+                for step, arguments in tx.staged:
+                    step(*arguments)
+                self._seq = tx.seq
                 break
             except Exception:
                 raise

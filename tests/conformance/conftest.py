@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -10,40 +9,72 @@ from typing import Any
 
 import pytest
 
-from memstate.backends.redis import AsyncRedisStorage, RedisStorage
-from memstate_core import AsyncInMemoryStorage, AsyncSQLiteStorage, InMemoryStorage, SQLiteStorage
+from memstate import (
+    AsyncInMemoryStorage,
+    AsyncPostgresStorage,
+    AsyncRedisStorage,
+    AsyncSQLiteStorage,
+    InMemoryStorage,
+    PostgresStorage,
+    RedisStorage,
+    SQLiteStorage,
+)
 from memstate_core.testing import StorageFactory
+from tests.schemas import Schemas
+from tests.servers import Databases
 
 
-def _on_redis(kind: Any, url: str) -> StorageFactory:
-    """Every test has a prefix of its own on one server."""
-    prefix = uuid.uuid4().hex
+def _in_memory(kind: Any, request: pytest.FixtureRequest) -> StorageFactory:
+    return StorageFactory(lambda _: kind(), persistent=False)
+
+
+def _in_a_file(kind: Any, request: pytest.FixtureRequest) -> StorageFactory:
+    path: Path = request.getfixturevalue("tmp_path")
+    return StorageFactory(lambda name: kind(path / f"{name}.db", timeout=5), persistent=True)
+
+
+def _on_postgres(kind: Any, request: pytest.FixtureRequest) -> StorageFactory:
+    """Every database of a test is a schema, which is used again by later tests."""
+    schemas: Schemas = request.getfixturevalue("schemas")
+    taken: dict[str, str] = {}
+    request.addfinalizer(lambda: schemas.give_back(taken.values()))
+
+    def make(name: str) -> Any:
+        schema = taken.get(name) or taken.setdefault(name, schemas.take())
+        return kind(schemas.url, schema=schema)
+
+    return StorageFactory(make, persistent=True)
+
+
+def _on_redis(kind: Any, request: pytest.FixtureRequest) -> StorageFactory:
+    """Every database of a test is a prefix."""
+    url, prefix = request.getfixturevalue("redis").url, uuid.uuid4().hex
     return StorageFactory(lambda name: kind(url, prefix=f"{prefix}-{name}"), persistent=True)
 
 
-FACTORIES: dict[str, Callable[[Path], StorageFactory]] = {
-    "memory-sync": lambda _: StorageFactory(lambda _: InMemoryStorage(), persistent=False),
-    "memory-async": lambda _: StorageFactory(lambda _: AsyncInMemoryStorage(), persistent=False),
-    "sqlite-file-sync": lambda path: StorageFactory(
-        lambda name: SQLiteStorage(path / f"{name}.db", timeout=5), persistent=True
-    ),
-    "sqlite-file-async": lambda path: StorageFactory(
-        lambda name: AsyncSQLiteStorage(path / f"{name}.db", timeout=5), persistent=True
-    ),
-    "sqlite-memory-sync": lambda _: StorageFactory(lambda _: SQLiteStorage(":memory:"), persistent=False),
-    "sqlite-memory-async": lambda _: StorageFactory(lambda _: AsyncSQLiteStorage(":memory:"), persistent=False),
-}
-SERVED: dict[str, Callable[[str], StorageFactory]] = {
-    "redis-sync": functools.partial(_on_redis, RedisStorage),
-    "redis-async": functools.partial(_on_redis, AsyncRedisStorage),
+FACTORIES: dict[str, tuple[Callable[[Any, pytest.FixtureRequest], StorageFactory], Any]] = {
+    "memory-sync": (_in_memory, InMemoryStorage),
+    "memory-async": (_in_memory, AsyncInMemoryStorage),
+    "sqlite-file-sync": (_in_a_file, SQLiteStorage),
+    "sqlite-file-async": (_in_a_file, AsyncSQLiteStorage),
+    "sqlite-memory-sync": (_in_memory, lambda: SQLiteStorage(":memory:")),
+    "sqlite-memory-async": (_in_memory, lambda: AsyncSQLiteStorage(":memory:")),
+    "postgres-sync": (_on_postgres, PostgresStorage),
+    "postgres-async": (_on_postgres, AsyncPostgresStorage),
+    "redis-sync": (_on_redis, RedisStorage),
+    "redis-async": (_on_redis, AsyncRedisStorage),
 }
 
 
-@pytest.fixture(params=[*FACTORIES, *SERVED])
-def storages(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
-    if request.param in SERVED:
-        return SERVED[request.param](request.getfixturevalue("redis").url)
-    return FACTORIES[request.param](tmp_path)
+@pytest.fixture(params=FACTORIES)
+def storages(request: pytest.FixtureRequest) -> StorageFactory:
+    make, kind = FACTORIES[request.param]
+    return make(kind, request)
+
+
+@pytest.fixture(scope="session")
+def schemas(postgres: Databases) -> Schemas:
+    return Schemas(postgres.database())
 
 
 # Cases that do not exist for a flavour; the kit would skip them.

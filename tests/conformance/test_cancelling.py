@@ -1,5 +1,3 @@
-from pathlib import Path
-
 import pytest
 
 from memstate_core.testing import StorageFactory
@@ -8,5 +6,6 @@ from tests.conformance.conftest import FACTORIES
 
 
 @pytest.fixture(params=[name for name in FACTORIES if name.endswith("-async")])
-def storages(request: pytest.FixtureRequest, tmp_path: Path) -> StorageFactory:
-    return FACTORIES[request.param](tmp_path)
+def storages(request: pytest.FixtureRequest) -> StorageFactory:
+    make, kind = FACTORIES[request.param]
+    return make(kind, request)

@@ -24,6 +24,8 @@ from memstate_core import (
     UnavailableError,
     ValidationFailed,
 )
+from memstate_core.storages import _sqlite_schema
+from memstate_core.storages._sqlite_schema import MIGRATIONS
 
 
 def store_on(database: Any, **options: Any) -> MemoryStore:
@@ -95,6 +97,22 @@ def test_a_file_that_is_no_database(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="not a database"), SQLiteStorage(file) as storage:
         MemoryStore(storage).count()
     assert file.read_text().startswith("no database")
+
+
+@pytest.mark.parametrize("number", range(1, len(MIGRATIONS)))
+def test_a_file_of_an_older_version_is_migrated(tmp_path: Path, number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_sqlite_schema, "MIGRATIONS", MIGRATIONS[:number])
+    with store_on(tmp_path / "memory.db") as store, store.storage:  # type: ignore[attr-defined]
+        store.commit(Fact("note", {"a": 1}, id="n"))
+        store.update("n", {"a": 2})
+    monkeypatch.undo()
+    with SQLiteStorage(tmp_path / "memory.db") as storage:
+        store = MemoryStore(storage, [lambda *told: None], allow_unregistered=True, delivery="deferred")
+        store.rollback()
+        assert store.get("n")["payload"] == {"a": 1}  # type: ignore[index]
+        assert store.deliver() == 1
+    with sqlite3.connect(tmp_path / "memory.db") as connection:
+        assert connection.execute("SELECT max(number) FROM memstate_migrations").fetchone() == (len(MIGRATIONS),)
 
 
 def test_a_file_of_a_newer_version_is_left_alone(tmp_path: Path) -> None:

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from memstate_core import MemoryStore, StorageError
+from memstate_core.cli.main import main
 from memstate_core.demo import acts, kills
-from memstate_core.demo.cli import main
 from memstate_core.facts import Moved
 from memstate_core.hooks.chroma import ChromaBatch, ChromaSyncHook
 from memstate_core.recovery import Recovered, Recovery
@@ -206,7 +206,7 @@ class TestMisuse:
 
     @pytest.mark.parametrize("missing", ["rich", "chromadb"])
     def test_a_missing_extra_is_named(self, missing: str) -> None:
-        code = f"import sys; sys.modules[{missing!r}] = None; from memstate_core.demo.cli import main; "
+        code = f"import sys; sys.modules[{missing!r}] = None; from memstate_core.cli.main import main; "
         ended = memstate(code + "sys.exit(main(['demo']))", program="-c")
         assert (ended.returncode, ended.stdout) == (2, "")
         assert re.fullmatch(
@@ -228,7 +228,7 @@ def test_help(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
 def test_help_needs_no_extra() -> None:
     ended = memstate(
         "import sys; sys.modules.update(rich=None, chromadb=None, numpy=None)\n"
-        "from memstate_core.demo.cli import main; sys.exit(main(['demo', '--help']))",
+        "from memstate_core.cli.main import main; sys.exit(main(['demo', '--help']))",
         program="-c",
     )
     assert ended.returncode == 0

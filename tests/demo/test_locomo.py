@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from memstate_core import InMemoryStorage, SQLiteStorage
-from memstate_core.demo.cli import main
+from memstate_core.cli.main import main
 from memstate_core.demo.conversation import Conversation, load
 from memstate_core.demo.memory import Dump, Memory, opened_client, unlike
 from memstate_core.protocols import Storage

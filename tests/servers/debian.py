@@ -36,10 +36,8 @@ def unpacked(package: str, file: str) -> Path:
         made.chmod(0o755)
         _fill(made, package, file)
         made.rename(kept)
-    except FileExistsError:
-        pass  # another process was as fast
     except OSError:
-        if not kept.exists():
+        if not kept.exists():  # else another process was as fast
             raise
     finally:
         shutil.rmtree(made, ignore_errors=True)

@@ -60,8 +60,8 @@ class RedisServer(Server):
             connection.settimeout(1)
             connection.connect(str(self.socket))
             connection.sendall(b"PING\r\n")
-            # While it reads its data it answers with an error.
-            return connection.recv(64).startswith(b"+PONG")
+            # While it reads its data it answers with another error than the one that asks for a password.
+            return connection.recv(64).startswith((b"+PONG", b"-NOAUTH"))
         return False
 
 

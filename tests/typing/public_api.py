@@ -20,6 +20,7 @@ from memstate import (
     Fact,
     HookError,
     InMemoryStorage,
+    Lag,
     LexicalEmbedder,
     MemoryStore,
     MemoryStoreError,
@@ -166,6 +167,9 @@ def going_back(store: MemoryStore) -> None:
 def looking_after(store: MemoryStore) -> None:
     store.recover()
     store.verify()
+    assert_type(store.deliver(), int)
+    assert_type(store.lag(), list[Lag])
+    store.add_hook(on_change, delivery="deferred")
     store.repair()
     store.reindex()
     store.migrate_facts()
@@ -193,3 +197,5 @@ async def awaited() -> None:
         assert_type(await store.rollback("chat", steps=1), Moved)
         assert_type(await store.history(session_id="chat"), list[Transaction])
         await store.recover()
+        assert_type(await store.deliver(limit=10), int)
+        assert_type(await store.lag(), list[Lag])

@@ -1,25 +1,16 @@
-"""The command ``memstate``."""
+"""``memstate demo``."""
 
 from __future__ import annotations
 
 import argparse
-import os
-import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
+from memstate_core.cli.errors import UsageError
 from memstate_core.demo.conversation import INCLUDED, ConversationError, load
-from memstate_core.errors import MemoryStoreError
-
-OK: Final = 0
-FAILED: Final = 1
-MISUSED: Final = 2
-INTERRUPTED: Final = 130  # what a shell reports for SIGINT
-NOBODY_READS: Final = 141  # and for SIGPIPE
 
 _EXTRA: Final = {"chromadb", "numpy", "rich"}
 
@@ -31,44 +22,7 @@ exit code is 1 if anything differs. Nothing needs a network.
 """
 
 
-class UsageError(Exception):
-    """The command cannot be carried out as it was given; the message says why, and what to do instead."""
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit code: 0, 1 when a check of the demo failed, 2 when it was misused."""
-    if hasattr(sys.stdout, "reconfigure"):
-        sys.stdout.reconfigure(errors="replace")
-    try:
-        parser = _parser()
-        arguments = parser.parse_args(argv)
-        if arguments.command is None:
-            parser.print_help(sys.stderr)
-            return MISUSED
-        return _demo(arguments)
-    except SystemExit as end:  # argparse's way of saying that all has been said
-        return end.code if isinstance(end.code, int) else MISUSED
-    except (UsageError, ConversationError) as error:
-        return _complain(error, MISUSED)
-    except BrokenPipeError:
-        # Python would complain once more when it flushes at its end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return NOBODY_READS
-    except KeyboardInterrupt:
-        return _complain("interrupted", INTERRUPTED)
-    except (MemoryStoreError, OSError) as error:
-        return _complain(f"{type(error).__name__}: {error}", FAILED)
-
-
-def _complain(what: object, code: int) -> int:
-    print(f"memstate demo: {what}", file=sys.stderr)
-    return code
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="memstate", description="Transactional memory for AI agents.")
-    parser.add_argument("--version", action="version", version=f"memstate {_version()}")
-    commands = parser.add_subparsers(dest="command", title="commands", metavar="COMMAND")
+def add_to(commands: Any) -> None:
     demo = commands.add_parser(
         "demo",
         help="see a conversation remembered, got wrong, undone, and recovered after kill -9",
@@ -99,7 +53,7 @@ def _parser() -> argparse.ArgumentParser:
         "--seed", type=int, metavar="N", default=1, help="which facts the agent gets wrong (default: %(default)s)"
     )
     demo.add_argument("--quiet", action="store_true", help="print the verdict, and checks that fail")
-    return parser
+    demo.set_defaults(run=run)
 
 
 def _count(text: str) -> int:
@@ -109,15 +63,12 @@ def _count(text: str) -> int:
     return number
 
 
-def _version() -> str:
+def run(arguments: argparse.Namespace) -> bool:
+    """Play it; whether all its checks passed."""
     try:
-        return version("memstate")
-    except PackageNotFoundError:
-        return "(not installed)"
-
-
-def _demo(arguments: argparse.Namespace) -> int:
-    conversation = load(arguments.conversation, arguments.sample)
+        conversation = load(arguments.conversation, arguments.sample)
+    except ConversationError as error:
+        raise UsageError(str(error)) from error
     try:
         from memstate_core.demo.acts import play
     except ImportError as error:
@@ -125,7 +76,7 @@ def _demo(arguments: argparse.Namespace) -> int:
             raise
         raise UsageError(f'{error.name} is not installed; the demo needs it: pip install "memstate[demo]"') from error
     with _directory(arguments.directory) as directory:
-        passed = play(
+        return play(
             conversation,
             directory,
             questions=arguments.questions,
@@ -133,7 +84,6 @@ def _demo(arguments: argparse.Namespace) -> int:
             quiet=arguments.quiet,
             kept=arguments.directory is not None,
         )
-    return OK if passed else FAILED
 
 
 @contextmanager

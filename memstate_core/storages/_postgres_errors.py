@@ -1,0 +1,48 @@
+"""What the driver raises, as errors of MemState."""
+
+from __future__ import annotations
+
+from typing import Final, NoReturn
+
+import psycopg
+import sqlalchemy as sa
+
+from memstate_core.errors import ConflictError, MemoryStoreError, StorageError, UnavailableError
+
+DriverError: Final = (psycopg.Error, sa.exc.SQLAlchemyError)
+
+# The transaction can be run again, and may then succeed: serialisation failure, deadlock, a lock not to be had.
+_RACES: Final = ("40001", "40P01", "55P03")
+# The server is going away, coming up, or has no room for more.
+_PASSING: Final = ("08", "53", "57P01", "57P02", "57P03", "57P05", "58")
+
+
+def is_race(error: psycopg.Error) -> bool:
+    return error.sqlstate in _RACES
+
+
+def is_outage(error: BaseException) -> bool:
+    """Whether the connection broke, or could not be made."""
+    if isinstance(error, psycopg.Error):
+        if error.sqlstate is None:
+            return isinstance(error, psycopg.OperationalError | psycopg.InterfaceError)
+        return error.sqlstate.startswith(_PASSING)
+    return isinstance(error, sa.exc.DBAPIError | OSError)
+
+
+def translate(error: BaseException, shown: str) -> NoReturn:
+    """Raise what a driver's error comes to."""
+    if isinstance(error, MemoryStoreError):
+        raise error
+    reason = str(error).strip().partition("\n")[0] or type(error).__name__
+    if type(error).__name__ in ("PoolTimeout", "TooManyRequests") or isinstance(error, sa.exc.TimeoutError):
+        raise UnavailableError(
+            f"no connection of {shown} became free in time ({reason}); try again, or make the pool larger"
+        ) from error
+    if is_outage(error):
+        raise UnavailableError(f"{shown} cannot be reached: {reason}") from error
+    if isinstance(error, psycopg.Error) and is_race(error):
+        raise UnavailableError(f"{shown}: {reason}; try again") from error
+    if isinstance(error, psycopg.IntegrityError):
+        raise ConflictError(f"the database refused the change: {reason}") from error
+    raise StorageError(f"{shown}: {reason}") from error

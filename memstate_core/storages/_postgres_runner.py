@@ -1,0 +1,602 @@
+"""How works are run: optimistically, checked by the statement that writes, and again when something was in the way.
+
+A work runs in one of four modes. FAST: statements by themselves, positions guessed; what the work relied on is checked
+by the statement that writes. An error that it raises may come of a wrong guess or of reads of different moments: then
+it runs again on a SNAPSHOT, and what it raises there is true. Who is refused several times stands in a QUEUE with
+others of the namespace to whom that happened. A change of the definitions is EXCLUSIVE: all writers wait.
+
+When the connection breaks while a batch is written, nobody knows what came of it. Then the transaction is *fenced off*:
+what it relied on is changed so that it can never be applied any more, unless it was, which its id tells.
+"""
+
+from __future__ import annotations
+
+import enum
+import hashlib
+import os
+import random
+import re
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final, TypeVar
+
+import psycopg
+from pydantic_core import to_json
+
+from memstate_core.errors import ClosedError, ConflictError, StorageError, UnavailableError
+from memstate_core.facts import StoredFact
+from memstate_core.protocols import Batch, ClaimsLost, Work
+from memstate_core.storages import _postgres_statements as sql
+from memstate_core.storages._places import shared_place
+from memstate_core.storages._postgres_connections import IDLE, Port, Rows, Source, is_lost
+from memstate_core.storages._postgres_errors import DriverError, is_outage, is_race, translate
+from memstate_core.storages._postgres_positions import Positions
+from memstate_core.storages._postgres_schema import migrate
+from memstate_core.storages._postgres_tables import (
+    FACTS,
+    NAMESPACES,
+    SESSIONS,
+    WRITES,
+    in_schema,
+    key_of,
+    name_of,
+    session_key,
+)
+from memstate_core.storages._postgres_transaction import NeedsExclusiveRight, ReadTransaction, WriteTransaction
+from memstate_core.storages._postgres_writes import (
+    CLAIMS,
+    GROUND,
+    LEAVE_PLACES,
+    places_that_swap,
+    statement_of,
+)
+from memstate_core.storages._postgres_writes import (
+    FACTS as FACTS_CHANGED,
+)
+
+T = TypeVar("T")
+
+_PATIENT: Final = 3  # so often is a work refused before it stands in the queue
+_RETRIES: Final = 3  # so often is a read tried again on a new connection
+_TRIM_EVERY: Final = 256  # writes without an entry
+_KEPT: Final = "1 day"
+
+_BEGIN_SNAPSHOT: Final = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
+_LOCK_WRITERS: Final = f"LOCK TABLE {name_of(FACTS)} IN SHARE ROW EXCLUSIVE MODE"
+_MAKE_NAMESPACE: Final = (
+    f"INSERT INTO {name_of(NAMESPACES)} (namespace, generation) VALUES ($1, 0) ON CONFLICT (namespace) DO NOTHING"
+)
+_LOCK_NAMESPACE: Final = f"SELECT generation FROM {name_of(NAMESPACES)} WHERE namespace = $1 FOR UPDATE"
+_QUEUE: Final = "SELECT pg_advisory_xact_lock($1::bigint)"
+_NEXT_SEQ: Final = "nextval(pg_get_serial_sequence($3::text, 'seq')::regclass)"
+_FENCE_SESSION: Final = f"""
+UPDATE {name_of(SESSIONS)} SET latest = {_NEXT_SEQ}
+WHERE namespace = $1 AND session = $2 AND latest = $4::bigint RETURNING latest
+"""
+_FENCE_NEW_SESSION: Final = f"""
+INSERT INTO {name_of(SESSIONS)} (namespace, session, head, redo, latest)
+SELECT $1, $2, 0, 0, {_NEXT_SEQ} WHERE $4::bigint = 0 ON CONFLICT (namespace, session) DO NOTHING RETURNING latest
+"""
+_FENCE_WRITE: Final = f"""
+INSERT INTO {name_of(WRITES)} (token) VALUES ($1::uuid) ON CONFLICT (token) DO NOTHING RETURNING 1
+"""
+_TRIM: Final = f"DELETE FROM {name_of(WRITES)} WHERE at < now() - interval '{_KEPT}'"
+_WORD: Final = re.compile(f"{GROUND}|{FACTS_CHANGED}|{CLAIMS}")
+
+
+class Mode(enum.Enum):
+    FAST = enum.auto()
+    SNAPSHOT = enum.auto()
+    QUEUE = enum.auto()
+    EXCLUSIVE = enum.auto()
+
+
+class _Refused(Exception):
+    """What a batch builds on has changed; ``word`` says what."""
+
+    def __init__(self, word: str) -> None:
+        super().__init__(word)
+        self.word = word
+
+
+class _Doubtful(Exception):
+    """A work raised, perhaps only since it saw what never was."""
+
+
+@dataclass(eq=False)
+class _Lost(Exception):
+    """The connection broke while a batch was written."""
+
+    tx: WriteTransaction
+    result: Any
+    token: str
+    latest: int
+    error: BaseException
+
+
+@dataclass(slots=True)
+class _Lease:
+    """A connection that is taken when it is first needed."""
+
+    runner: Runner
+    port: Port | None = None
+    asked: int = 0
+    begun: bool = False
+
+    async def get(self) -> Port:
+        if self.port is None:
+            self.port = await self.runner.acquire()
+        return self.port
+
+    async def ask(self, text: str, values: Sequence[Any]) -> Rows:
+        self.asked += 1
+        return await (self.port or await self.get()).execute(text, values)
+
+    async def begin(self, text: str = "BEGIN") -> None:
+        if not self.begun:
+            await (await self.get()).script(text)
+            self.begun = True
+
+    async def commit(self) -> None:
+        if self.begun:
+            await (await self.get()).script("COMMIT")
+            self.begun = False
+
+    async def roll_back(self) -> None:
+        """Undo what was begun, if there is still a connection to do it on."""
+        port = self.port
+        if self.begun and port is not None and not is_lost(port.connection):
+            await port.script("ROLLBACK")
+        self.begun = False
+
+    async def end(self) -> None:
+        port = self.port
+        if port is None:
+            return
+        try:
+            await self.roll_back()
+        finally:
+            self.port = None
+            await self.runner.source.release(port, broken=not _is_idle(port))
+
+
+def _is_idle(port: Port) -> bool:
+    return not port.connection.closed and port.connection.pgconn.transaction_status == IDLE
+
+
+class Runner:
+    """Runs the works of one storage; the same for both flavours."""
+
+    def __init__(
+        self,
+        source: Source,
+        kind: str,
+        prefix: str,
+        *,
+        timeout: float,
+        payload_index: bool,
+        distributed: bool,
+        refuse_nesting: bool,
+    ) -> None:
+        self.source = source
+        self.prefix = prefix
+        self.timeout = timeout
+        self._kind = kind
+        self._payload_index = payload_index
+        self._distributed = distributed
+        self._positions = Positions()
+        self._writes = 0
+        self._ready = False
+        self._closed = False
+        self._inside = threading.local() if refuse_nesting else None
+
+    def text(self, text: str) -> str:
+        return in_schema(text, self.prefix)
+
+    # Opening and closing
+
+    def check_open(self) -> None:
+        if self._closed:
+            raise ClosedError(f"this {self._kind} ({self.source.shown}) was closed; make a new one")
+
+    async def acquire(self) -> Port:
+        self.check_open()
+        port = await self.source.acquire(self.timeout)
+        if not self._ready:
+            try:
+                await migrate(
+                    self.source,
+                    port,
+                    self.prefix,
+                    advisory_locks=not self._distributed,
+                    payload_index=self._payload_index,
+                    shown=self.source.shown,
+                )
+            except BaseException:
+                await self.source.release(port, broken=not _is_idle(port))
+                raise
+            self._ready = True
+        return port
+
+    async def open(self) -> None:
+        lease = _Lease(self)
+        try:
+            await lease.get()
+        except DriverError as error:
+            self._translate(error)
+        finally:
+            await lease.end()
+
+    async def aclose(self) -> None:
+        if not self._closed:
+            self._closed = True
+            await self.source.aclose()
+
+    def _translate(self, error: BaseException) -> Any:
+        self.check_open()
+        translate(error, self.source.shown)
+
+    def _enter(self) -> None:
+        self.check_open()
+        if self._inside is not None:
+            if getattr(self._inside, "work", False):
+                raise StorageError(
+                    "the store was called from within one of its own transactions, by a validator, a selector or a "
+                    "migration; such functions must not use the store"
+                )
+            self._inside.work = True
+
+    def _leave(self) -> None:
+        if self._inside is not None:
+            self._inside.work = False
+
+    # Reading
+
+    async def read(self, namespace: str, work: Work[T], *, snapshot: bool) -> T:
+        self._enter()
+        try:
+            for attempt in range(_RETRIES + 1):
+                lease = _Lease(self)
+                try:
+                    return await self._read(lease, namespace, work, snapshot)
+                except DriverError as error:
+                    if attempt == _RETRIES or self._closed or not is_outage(error):
+                        self._translate(error)
+                    await self._pause(attempt)
+                finally:
+                    await lease.end()
+            raise AssertionError("unreachable")
+        finally:
+            self._leave()
+
+    async def _read(self, lease: _Lease, namespace: str, work: Work[T], snapshot: bool) -> T:
+        tx = ReadTransaction(lease.ask, namespace, self.prefix, documents=self._payload_index)
+        if not snapshot:
+            return await work(tx)
+        await lease.begin(_BEGIN_SNAPSHOT)
+        result = await work(tx)
+        await lease.commit()
+        return result
+
+    async def _pause(self, failures: int) -> None:
+        if failures:
+            await self.source.sleep(random.random() * min(0.002 * 2**failures, 0.1))
+
+    # Writing
+
+    async def write(self, namespace: str, work: Work[T]) -> T:
+        self._enter()
+        try:
+            return await self._write_until_done(namespace, work)
+        except DriverError as error:
+            return self._translate(error)  # type: ignore[no-any-return]
+        finally:
+            self._leave()
+
+    async def _write_until_done(self, namespace: str, work: Work[T]) -> T:
+        deadline = time.monotonic() + self.timeout
+        mode = Mode.FAST
+        failures = 0
+        while True:
+            lease = _Lease(self)
+            try:
+                result: T = await self._attempt(lease, namespace, work, mode)
+                return result
+            except NeedsExclusiveRight:
+                mode = Mode.EXCLUSIVE
+                continue
+            except _Doubtful:
+                mode = Mode.SNAPSHOT
+                continue
+            except _Lost as lost:
+                await lease.end()
+                if await self._was_written(namespace, lost, deadline):
+                    return lost.result  # type: ignore[no-any-return]
+                reason: BaseException = lost.error
+            except _Refused as refused:
+                reason = refused
+            except psycopg.Error as error:
+                if not (is_race(error) or is_outage(error)) or self._closed:
+                    raise
+                reason = error
+            finally:
+                await lease.end()
+            failures += 1
+            if time.monotonic() > deadline or (isinstance(reason, psycopg.Error) and failures > _RETRIES):
+                if isinstance(reason, psycopg.Error):
+                    raise reason
+                raise UnavailableError(
+                    f"other transactions were in the way for {self.timeout:g} s; nothing was written, try again"
+                )
+            if mode is not Mode.EXCLUSIVE:
+                mode = Mode.QUEUE if failures >= _PATIENT else Mode.FAST
+            await self._pause(failures - 1)
+
+    async def _attempt(self, lease: _Lease, namespace: str, work: Work[T], mode: Mode) -> T:
+        """Run a work once, and write what it wants written.
+
+        :raises _Refused: what it relied on does not hold.
+        :raises _Doubtful: it raised, and may have been misled.
+        """
+        fast = mode is Mode.FAST
+        tx = WriteTransaction(
+            lease.ask,
+            namespace,
+            self.prefix,
+            documents=self._payload_index,
+            guesses=self._positions if fast else None,
+            exclusive=mode is Mode.EXCLUSIVE,
+            begin=lease.begin,
+        )
+        if not fast:
+            await self._begin(lease, namespace, mode)
+        try:
+            result = await work(tx)
+        except (NeedsExclusiveRight, *DriverError):
+            raise
+        except Exception as error:
+            misled = tx.guessed or (lease.asked > 1 and not lease.begun)
+            if (fast and misled) or mode is Mode.QUEUE:
+                self._forget(namespace, tx)
+                raise _Doubtful from error
+            raise
+        if mode is Mode.SNAPSHOT:
+            await lease.commit()
+        if tx.batch is not None and _writes(tx.batch):
+            await self._write(lease, namespace, tx, result)
+        else:
+            if tx.guessed:
+                await self._check_guesses(namespace, tx)
+            await lease.commit()
+        return result
+
+    async def _begin(self, lease: _Lease, namespace: str, mode: Mode) -> None:
+        if mode is Mode.SNAPSHOT:
+            await lease.begin(_BEGIN_SNAPSHOT)
+        elif self._distributed:
+            await lease.ask(self.text(_MAKE_NAMESPACE), (key_of(namespace),))
+            await lease.begin()
+            await lease.ask(self.text(_LOCK_NAMESPACE), (key_of(namespace),))
+        elif mode is Mode.EXCLUSIVE:
+            await lease.begin(f"BEGIN; {self.text(_LOCK_WRITERS)}")
+        else:
+            await lease.begin()
+            digest = hashlib.sha256(f"{self.prefix} {namespace}".encode()).digest()
+            await lease.ask(_QUEUE, (str(int.from_bytes(digest[:8], signed=True)),))
+
+    async def _check_guesses(self, namespace: str, tx: WriteTransaction) -> None:
+        """A work that writes nothing has an answer all the same, which must not come of a wrong guess."""
+        for session_id, guess in tx.ground.positions.items():
+            real = await tx.real_position(session_id)
+            self._positions.learn(namespace, session_id, *real)
+            if real != guess:
+                raise _Refused(GROUND)
+
+    async def _write(self, lease: _Lease, namespace: str, tx: WriteTransaction, result: Any) -> None:
+        batch = tx.batch
+        assert batch is not None
+        port = await lease.get()
+        _refuse_one_place_for_two(batch)
+        latest = 0
+        if batch.entry is not None:
+            session_id = batch.entry.session_id
+            known = tx.ground.positions.get(session_id) or self._positions.guess(namespace, session_id)
+            latest = (known or await tx.real_position(session_id))[1]
+        token = os.urandom(16).hex()
+        text, values = statement_of(batch, key_of(namespace), token, tx.ground, latest, shared=self._distributed)
+        swapping = places_that_swap(batch.changes)
+        try:
+            if swapping:
+                await lease.begin()
+                await port.execute(self.text(LEAVE_PLACES), (key_of(namespace), to_json(swapping).decode()))
+            rows = await port.execute(self.text(text), values)
+            await lease.commit()
+        except psycopg.Error as error:
+            if port.connection.closed or is_outage(error):
+                raise _Lost(tx, result, token, latest, error) from error
+            await lease.roll_back()
+            self._forget(namespace, tx)
+            word = _word_of(error)
+            if word == CLAIMS:
+                raise ClaimsLost from None
+            if word == FACTS_CHANGED:
+                await self._refuse_for_good(namespace, tx)
+            if word is not None:
+                raise _Refused(word) from error
+            raise
+        batch.seq = rows[0][0]
+        self._learn(namespace, tx)
+        if batch.entry is None:
+            await self._trim(port)
+
+    def _forget(self, namespace: str, tx: WriteTransaction) -> None:
+        self._positions.forget_ground(namespace)
+        for session_id in tx.ground.positions:
+            self._positions.forget(namespace, session_id)
+        if tx.batch is not None and tx.batch.entry is not None:
+            self._positions.forget(namespace, tx.batch.entry.session_id)
+
+    def _learn(self, namespace: str, tx: WriteTransaction) -> None:
+        batch = tx.batch
+        assert batch is not None
+        for session_id, known in tx.ground.positions.items():
+            self._positions.learn(namespace, session_id, *known)
+        if batch.entry is not None:
+            entry = batch.entry
+            head = batch.seq if entry.head is None else entry.head
+            self._positions.moved(namespace, entry.session_id, head, entry.redo, batch.seq)
+        if batch.claims or batch.definitions or batch.drop_claims_of is not None:
+            self._positions.forget_ground(namespace)
+
+    async def _trim(self, port: Port) -> None:
+        """Forget old ids once in a while; a transaction that is still on its way then cannot be told to be."""
+        self._writes += 1
+        if self._writes % _TRIM_EVERY == 0:
+            await port.execute(self.text(_TRIM))
+
+    # When it did not go well
+
+    async def _refuse_for_good(self, namespace: str, tx: WriteTransaction) -> None:
+        """Raise if trying again cannot help: the work did not look at what is in its way, so it will not mind it.
+
+        :raises ConflictError: a fact has moved on, or its id or singleton place is taken.
+        :raises ClaimsLost: so it is, and the transaction relied on its claims for its not being so.
+        """
+        batch = tx.batch
+        assert batch is not None
+        unseen = {
+            change.fact_id: change
+            for change in batch.changes
+            if change.fact_id not in tx.ground.facts and change.fact_id not in tx.ground.selected
+        }
+        places = {
+            change.after.singleton: change.fact_id
+            for change in batch.changes
+            if change.after is not None
+            and change.after.singleton is not None
+            and change.after.singleton not in tx.ground.places
+        }
+        if not unseen and not places:
+            return
+
+        async def look(now: Any) -> ConflictError | None:
+            facts: dict[str, StoredFact] = await now.facts(list(unseen))
+            latest: dict[str, int] = await now.latest_versions(list(unseen))
+            for id_, change in unseen.items():
+                known = change.before.version if change.before is not None else 0
+                actual = facts[id_].version if id_ in facts else 0
+                used = not batch.restores and change.after is not None and change.after.version <= latest.get(id_, 0)
+                if actual != known or used:
+                    return ConflictError(
+                        f"fact {id_!r} is at version {actual}, and was at {known} when it was read; read it again",
+                        fact_id=id_,
+                        expected_version=known,
+                        actual_version=actual,
+                    )
+            ours = {change.fact_id for change in batch.changes}
+            for place, holder in (await now.holders(list(places))).items():
+                if holder.id not in ours:
+                    return shared_place(place, holder.id, places[place])
+            return None
+
+        lease = _Lease(self)
+        try:
+            conflict = await self._read(lease, namespace, look, False)
+        finally:
+            await lease.end()
+        if conflict is not None:
+            raise conflict if batch.dropped is None else ClaimsLost
+
+    async def _was_written(self, namespace: str, lost: _Lost, deadline: float) -> bool:
+        """Whether a batch whose reply was lost was written; if not, it never will be.
+
+        :raises UnavailableError: the database cannot be asked.
+        """
+        self._forget(namespace, lost.tx)
+        failures = 0
+        while True:
+            lease = _Lease(self)
+            try:
+                seq = await self._fence_off(await lease.get(), namespace, lost)
+                break
+            except (ClosedError, *DriverError) as error:
+                if isinstance(error, ClosedError) or not is_outage(error) or time.monotonic() > deadline:
+                    raise UnavailableError(
+                        f"the connection to {self.source.shown} broke while a transaction was being written "
+                        f"({lost.error}), and whether it was cannot be told: {error}; look before trying again"
+                    ) from error
+            finally:
+                await lease.end()
+            failures += 1
+            await self.source.sleep(min(0.05 * 2**failures, 1.0))
+        if seq is None:
+            return False
+        assert lost.tx.batch is not None
+        lost.tx.batch.seq = seq
+        return True
+
+    async def _fence_off(self, port: Port, namespace: str, lost: _Lost) -> int | None:
+        """The seq of a batch that was written (0: without an entry); None: it was not, and now cannot be any more."""
+        batch = lost.tx.batch
+        assert batch is not None
+        if batch.entry is None:
+            return None if await port.execute(self.text(_FENCE_WRITE), (lost.token,)) else 0
+        session_id = batch.entry.session_id
+        values = (
+            key_of(namespace),
+            session_key(session_id),
+            f"{self.prefix}memstate_transactions",
+            str(lost.latest),
+        )
+        for text in (_FENCE_SESSION, _FENCE_NEW_SESSION):
+            if await port.execute(self.text(text), values):
+                return None
+        statement = sql.NEXT_IN_SESSION[session_id is not None]
+        given = {"namespace": key_of(namespace), "session_id": session_id, "latest": str(lost.latest)}
+        rows = await port.execute(self.text(statement.text), [given[name] for name in statement.names])
+        if rows and rows[0][1].hex == lost.token:
+            seq: int = rows[0][0]
+            return seq
+        return None
+
+    def after_fork(self) -> None:
+        self._positions.after_fork()
+
+
+def _word_of(error: psycopg.Error) -> str | None:
+    """What the statement that writes said was wrong, if it was that."""
+    if isinstance(error, psycopg.errors.UniqueViolation):
+        return FACTS_CHANGED
+    if isinstance(error, psycopg.errors.InvalidTextRepresentation):
+        found = _WORD.search(str(error))
+        return found.group() if found else None
+    return None
+
+
+def _writes(batch: Batch) -> bool:
+    """Whether there is anything in a batch."""
+    return any(
+        (
+            batch.entry is not None,
+            batch.changes,
+            batch.savepoint is not None,
+            batch.records,
+            batch.definitions,
+            batch.claims,
+            batch.drop_claims_of is not None,
+            batch.deferred,
+            batch.settlement is not None,
+        )
+    )
+
+
+def _refuse_one_place_for_two(batch: Batch) -> None:
+    places: dict[str, str] = {}
+    for change in batch.changes:
+        after = change.after
+        if after is not None and after.singleton is not None:
+            other = places.setdefault(after.singleton, after.id)
+            if other != after.id:
+                raise shared_place(after.singleton, other, after.id)

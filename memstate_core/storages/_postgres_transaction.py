@@ -1,0 +1,479 @@
+"""One transaction on PostgreSQL: the storage protocol in SQL."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Any, Final
+
+from psycopg.types.numeric import Int8
+from pydantic_core import from_json, to_json
+
+from memstate_core.facts import UNSET, ChangedVersions, Entry, IndexEntry, StoredFact, Unset
+from memstate_core.filters import ABSENT, BOOLEAN, NULL, STRING, Range, sort_facts
+from memstate_core.protocols import Batch, Claim, Delivery, Lane, LaneState, Position, Record, Selection
+from memstate_core.storages import _postgres_outbox as outbox
+from memstate_core.storages import _postgres_statements as sql
+from memstate_core.storages._places import refuse_shared_places
+from memstate_core.storages._postgres_connections import Rows
+from memstate_core.storages._postgres_positions import Positions
+from memstate_core.storages._postgres_tables import Statement, in_schema, key_of, session_key
+from memstate_core.storages._postgres_writes import (
+    CLEAR_FIELDS,
+    CLEAR_PLACES,
+    SET_FIELDS,
+    SET_PLACES,
+    Ground,
+    field_key,
+    numeric,
+)
+
+Ask = Callable[[str, Sequence[Any]], Awaitable[Rows]]
+
+_UNLIMITED: Final = 1 << 62
+_WIDTH: Final = len(StoredFact._fields)
+_LEAST_PAGE: Final = 100
+
+_text: Final = functools.lru_cache(maxsize=1024)(in_schema)
+
+
+class NeedsExclusiveRight(Exception):
+    """The definitions are to be changed, for which all other writers have to wait."""
+
+
+def _entry(row: Sequence[Any]) -> Entry:
+    seq, session_id, parent, head, operation, actor, reason, mark, ts, changes = row
+    versions = tuple([ChangedVersions(*change) for change in from_json(changes)])
+    return Entry(seq, session_id, parent, seq if head is None else head, operation, actor, reason, mark, ts, versions)
+
+
+def _claim(row: Sequence[Any]) -> Claim:
+    key, owner, expires, hooks = row
+    return Claim(key, owner, expires, tuple(json.loads(hooks)))
+
+
+def _given(value: Any) -> Any:
+    """A value as the driver gets it: whole numbers always of one type, so that a statement is prepared once."""
+    if type(value) is int:
+        return Int8(value)
+    return to_json(value).decode() if isinstance(value, list) else value
+
+
+def _fact(row: Sequence[Any]) -> StoredFact:
+    return StoredFact._make(row[:_WIDTH])
+
+
+class ReadTransaction:
+    """What can be read, a statement at a time."""
+
+    def __init__(self, ask: Ask, namespace: str, prefix: str, *, documents: bool) -> None:
+        self._ask_text = ask
+        self._namespace = key_of(namespace)
+        self._prefix = prefix
+        self._documents = documents
+
+    async def _ask(self, statement: Statement, **values: Any) -> Rows:
+        values["namespace"] = self._namespace
+        given = [_given(values[name]) for name in statement.names]
+        return await self._ask_text(_text(statement.text, self._prefix), given)
+
+    async def facts(self, ids: Sequence[str]) -> dict[str, StoredFact]:
+        if not ids:
+            return {}
+        rows = await (self._ask(sql.FACT, id=ids[0]) if len(ids) == 1 else self._ask(sql.FACTS_OF, ids=list(ids)))
+        return {row[0]: StoredFact._make(row) for row in rows}
+
+    async def latest_versions(self, ids: Sequence[str]) -> dict[str, int]:
+        rows = await self._ask(sql.LATEST, ids=list(ids)) if ids else ()
+        return {row[0]: row[1] for row in rows}
+
+    async def holders(self, singletons: Sequence[str]) -> dict[str, StoredFact]:
+        rows = await self._ask(sql.HOLDERS, places=list(singletons)) if singletons else ()
+        facts = map(StoredFact._make, rows)
+        return {fact.singleton: fact for fact in facts if fact.singleton is not None}
+
+    async def versions(self, wanted: Sequence[tuple[str, int]]) -> dict[tuple[str, int], StoredFact]:
+        if not wanted:
+            return {}
+        rows = await self._ask(sql.VERSIONS_OF, pairs=[{"id": id_, "version": version} for id_, version in wanted])
+        found = {(fact.id, fact.version): fact for fact in map(StoredFact._make, rows)}
+        return {key: found[key] for key in wanted}
+
+    # Selections
+
+    async def select(self, selection: Selection) -> list[StoredFact]:
+        return [_fact(row) for row in await self._selected(selection)]
+
+    async def _selected(self, selection: Selection) -> list[Sequence[Any]]:
+        """The rows of a selection; behind a fact's own columns stands its stamp."""
+        values, shape, residual = self._source(selection)
+        limit, offset = selection.limit, selection.offset
+        if not residual and not selection.order:
+            limited = limit is not None or offset > 0
+            statement = sql.selection(False, *shape, limited, False)
+            return list(
+                await self._ask(statement, **values, limit=_UNLIMITED if limit is None else limit, offset=offset)
+            )
+        end = None if limit is None else offset + limit
+        if selection.order:
+            rows = await self._ask(sql.selection(False, *shape, False, False), **values)
+            by_id = {row[0]: row for row in rows}
+            facts = sort_facts(self._matching(map(_fact, rows), selection), selection.order, selection.decode)
+            return [by_id[fact.id] for fact in facts[offset:end]]
+        return (await self._first(selection, values, shape, end))[offset:]
+
+    async def _first(
+        self, selection: Selection, values: dict[str, Any], shape: tuple[Any, ...], end: int | None
+    ) -> list[Sequence[Any]]:
+        """The first ``end`` rows that fulfil the predicate, read in pages that grow."""
+        found: list[Sequence[Any]] = []
+        by_payload = shape[-1]
+        if by_payload:
+            rows = await self._ask(sql.selection(False, *shape, False, False), **values)
+            return [row for row in rows if selection.predicate(selection.decode(_fact(row)))][:end]  # type: ignore[misc]
+        page = _UNLIMITED if end is None else min(max(_LEAST_PAGE, end), _UNLIMITED)
+        after = -1
+        while end is None or len(found) < end:
+            statement = sql.selection(False, *shape, end is not None, True)
+            rows = await self._ask(statement, **values, limit=page, offset=0, after=after)
+            found.extend(row for row in rows if selection.predicate(selection.decode(_fact(row))))  # type: ignore[misc]
+            if end is None or len(rows) < page:
+                break
+            after = rows[-1][_WIDTH - 1]
+            page = min(page * 2, _UNLIMITED)
+        return found[:end]
+
+    @staticmethod
+    def _matching(facts: Iterable[StoredFact], selection: Selection) -> Iterable[StoredFact]:
+        predicate = selection.predicate
+        return facts if predicate is None else (fact for fact in facts if predicate(selection.decode(fact)))
+
+    async def count(self, selection: Selection) -> int:
+        values, shape, residual = self._source(selection)
+        if residual:
+            return sum(1 for _ in await self._selected(selection))
+        rows = await self._ask(sql.selection(True, *shape, False, False), **values)
+        count: int = rows[0][0]
+        return count
+
+    def _source(self, selection: Selection) -> tuple[dict[str, Any], tuple[Any, ...], bool]:
+        """The values and the shape of the statement, and whether the predicate is still to be asked."""
+        values: dict[str, Any] = {}
+        session: bool | None = None
+        if not isinstance(selection.session_id, Unset):
+            session = selection.session_id is not None
+            values["session_id"] = selection.session_id
+        if selection.typename is not None:
+            values["type"] = selection.typename
+        predicate = selection.predicate
+        residual = predicate is not None
+        field = None
+        documents = False
+        range_ = _declared_range(selection)
+        if range_ is not None:
+            assert predicate is not None
+            assert selection.typename is not None
+            field = _field_values(self._namespace, range_, selection.typename, values)
+            residual = not predicate.decided_by(range_)
+        elif predicate is not None and self._documents and selection.as_stored:
+            document = _document_of(predicate.ranges)
+            if document:
+                documents = True
+                values["document"] = to_json(document).decode()
+        return values, (selection.typename is not None, session, field, documents), residual
+
+    # Journal
+
+    async def position(self, session_id: str | None) -> Position:
+        return (await self.real_position(session_id))[0]
+
+    async def real_position(self, session_id: str | None) -> tuple[Position, int]:
+        """The position, and the seq of the session's last transaction."""
+        rows = await self._ask(sql.POSITION, session=session_key(session_id))
+        head, redo, latest, generation, claimed = rows[0]
+        return Position(head, redo, generation, claimed), latest
+
+    async def entries(self, seqs: Sequence[int]) -> dict[int, Entry]:
+        rows = await self._ask(sql.ENTRIES, seqs=list(seqs)) if seqs else ()
+        return {row[0]: _entry(row) for row in rows}
+
+    async def line(self, seq: int, *, above: int = 0, limit: int | None = None) -> list[Entry]:
+        if limit == 0 or seq <= above:
+            return []
+        if limit == 1:
+            rows = await self._ask(sql.ENTRIES, seqs=[seq])
+        else:
+            rows = await self._ask(sql.LINE, seq=seq, above=above, limit=_UNLIMITED if limit is None else limit)
+        return [_entry(row) for row in rows]
+
+    async def history(
+        self,
+        *,
+        session_id: str | None | Unset = UNSET,
+        fact_id: str | None = None,
+        mark: str | None = None,
+        before: int | None = None,
+        limit: int | None = None,
+    ) -> list[Entry]:
+        session = None if isinstance(session_id, Unset) else session_id is not None
+        rows = await self._ask(
+            sql.history(session, fact_id is not None, mark is not None, before is not None, limit is not None),
+            session_id=session_id,
+            fact_id=fact_id,
+            mark=mark,
+            before=before,
+            limit=limit,
+        )
+        return [_entry(row) for row in rows]
+
+    async def savepoint(self, session_id: str | None, name: str) -> int | None:
+        rows = await self._ask(sql.SAVEPOINT, session=session_key(session_id), name=name)
+        return rows[0][0] if rows else None
+
+    # The outbox
+
+    async def lanes(self) -> list[LaneState]:
+        rows = await self._ask_text(_text(outbox.STATES, self._prefix), (self._namespace,))
+        return [outbox.state(row) for row in rows]
+
+    async def deliveries(self, lane: Lane, limit: int) -> list[Delivery]:
+        values = (self._namespace, lane.hook, Int8(lane.number), Int8(limit))
+        return [outbox.delivery(row) for row in await self._ask_text(_text(outbox.DELIVERIES, self._prefix), values)]
+
+    async def take_lane(
+        self, hooks: Sequence[str], owner: str, now: float, expires: float, *, gone: Sequence[str] = ()
+    ) -> Lane | None:
+        raise TypeError("take_lane() was called in a transaction that only reads")
+
+    # Records, claims and definitions
+
+    async def record(self, collection: str, key: str) -> bytes | None:
+        rows = await self._ask(sql.RECORD, collection=key_of(collection), key=key)
+        return bytes(rows[0][1]) if rows else None
+
+    async def scan(
+        self,
+        collection: str,
+        *,
+        start: str | None = None,
+        end: str | None = None,
+        limit: int | None = None,
+        reverse: bool = False,
+    ) -> list[Record]:
+        rows = await self._ask(
+            sql.scan(start is not None, end is not None, limit is not None, reverse),
+            collection=key_of(collection),
+            start=start,
+            end=end,
+            limit=limit,
+        )
+        return [Record(key, bytes(value)) for key, value in rows]
+
+    async def claims(self, keys: Sequence[str] | None = None) -> list[Claim]:
+        if keys is None:
+            rows = await self._ask(sql.ALL_CLAIMS)
+        else:
+            rows = await self._ask(sql.CLAIMS_ON, keys=list(keys)) if keys else ()
+        return [_claim(row) for row in rows]
+
+    async def definitions(self) -> dict[str, str]:
+        rows = await self._ask(sql.ALL_DEFINITIONS)
+        return {row[0]: row[1] for row in rows}
+
+    async def reindex(
+        self, typename: str, compute: Callable[[StoredFact], tuple[str | None, tuple[IndexEntry, ...]]]
+    ) -> None:
+        raise TypeError("reindex() was called in a transaction that only reads")
+
+    async def write(self, batch: Batch) -> None:
+        raise TypeError("write() was called in a transaction that only reads")
+
+
+class WriteTransaction(ReadTransaction):
+    """One that notes what it has seen, so that its batch is written only where that still holds.
+
+    The batch is kept until the work has returned. ``guessed`` says that a position was not read but known from before,
+    ``asked`` how many statements were run. ``begin`` begins a real transaction, for what cannot be put off.
+    """
+
+    def __init__(
+        self,
+        ask: Ask,
+        namespace: str,
+        prefix: str,
+        *,
+        documents: bool,
+        guesses: Positions | None,
+        exclusive: bool,
+        begin: Callable[[], Awaitable[None]],
+    ) -> None:
+        super().__init__(ask, namespace, prefix, documents=documents)
+        self.ground = Ground()
+        self.batch: Batch | None = None
+        self.guessed = False
+        self._begin = begin
+        self._guesses = guesses
+        self._exclusive = exclusive
+        self._name = namespace
+        self._latest: dict[str, int] = {}
+
+    async def facts(self, ids: Sequence[str]) -> dict[str, StoredFact]:
+        found: dict[str, StoredFact] = {}
+        if len(ids) == 1:
+            (row,) = await self._ask(sql.FACT_TO_WRITE, id=ids[0])
+            stamp, latest = row[_WIDTH:]
+            self._latest[ids[0]] = latest or 0
+            self.ground.facts.setdefault(ids[0], stamp)
+            if stamp is not None:
+                found[ids[0]] = _fact(row)
+        elif ids:
+            stamps: dict[str, int] = {}
+            for row in await self._ask(sql.FACTS_TO_WRITE, ids=list(ids)):
+                found[row[0]] = _fact(row)
+                stamps[row[0]] = row[_WIDTH]
+            for id_ in ids:
+                self.ground.facts.setdefault(id_, stamps.get(id_))
+        return found
+
+    async def holders(self, singletons: Sequence[str]) -> dict[str, StoredFact]:
+        found: dict[str, StoredFact] = {}
+        self.ground.places.update(singletons)
+        rows: Rows = ()
+        if len(singletons) == 1:
+            rows = await self._ask(sql.HOLDER_TO_WRITE, place=singletons[0])
+        elif singletons:
+            rows = await self._ask(sql.HOLDERS_TO_WRITE, places=list(singletons))
+        for row in rows:
+            stamp, latest = row[_WIDTH:]
+            fact = _fact(row)
+            self.ground.facts.setdefault(fact.id, stamp)
+            self._latest[fact.id] = latest or 0
+            assert fact.singleton is not None
+            found[fact.singleton] = fact
+        return found
+
+    async def latest_versions(self, ids: Sequence[str]) -> dict[str, int]:
+        unknown = [id_ for id_ in ids if id_ not in self._latest]
+        found = await super().latest_versions(unknown)
+        self._latest.update({id_: found.get(id_, 0) for id_ in unknown})
+        return {id_: self._latest[id_] for id_ in ids if self._latest[id_]}
+
+    async def select(self, selection: Selection) -> list[StoredFact]:
+        rows = await self._selected(selection)
+        for row in rows:
+            self.ground.selected.setdefault(row[0], row[_WIDTH])
+        return [_fact(row) for row in rows]
+
+    async def position(self, session_id: str | None) -> Position:
+        known = self.ground.positions.get(session_id)
+        if known is None and self._guesses is not None:
+            known = self._guesses.guess(self._name, session_id)
+            self.guessed = self.guessed or known is not None
+        if known is None:
+            known = await self.real_position(session_id)
+        self.ground.positions[session_id] = known
+        return known[0]
+
+    async def record(self, collection: str, key: str) -> bytes | None:
+        value = await super().record(collection, key)
+        self.ground.records.setdefault((collection, key), value)
+        return value
+
+    async def claims(self, keys: Sequence[str] | None = None) -> list[Claim]:
+        found = await super().claims(keys)
+        by_key: dict[str, Claim | None] = {claim.key: claim for claim in found}
+        for key in by_key if keys is None else keys:
+            self.ground.claims.setdefault(key, by_key.get(key))
+        return found
+
+    async def take_lane(
+        self, hooks: Sequence[str], owner: str, now: float, expires: float, *, gone: Sequence[str] = ()
+    ) -> Lane | None:
+        await self._ask_text(_text(outbox.MAKE_LANES, self._prefix), (self._namespace, _given(list(hooks))))
+        await self._begin()
+        values = (self._namespace, _given(list(hooks)), owner, now, expires, _given(list(gone)))
+        rows = await self._ask_text(_text(outbox.TAKE_LANE, self._prefix), values)
+        return Lane(*rows[0]) if rows else None
+
+    async def reindex(
+        self, typename: str, compute: Callable[[StoredFact], tuple[str | None, tuple[IndexEntry, ...]]]
+    ) -> None:
+        if not self._exclusive:
+            raise NeedsExclusiveRight
+        facts = [StoredFact._make(row) for row in await self._ask(sql.FACTS_OF_TYPE, type=typename)]
+        described = [(fact, *compute(fact)) for fact in facts]
+        refuse_shared_places((fact.id, place) for fact, place, _ in described)
+        for text in (CLEAR_PLACES, CLEAR_FIELDS):
+            await self._change(text, typename)
+        await self._change(
+            SET_PLACES, [{"id": fact.id, "singleton": place} for fact, place, _ in described if place is not None]
+        )
+        fields = []
+        for fact, _, entries in described:
+            for path, kind, value in entries:
+                if kind == ABSENT:
+                    continue
+                is_text = isinstance(value, str)
+                fields.append(
+                    {
+                        "ordinal": fact.ordinal,
+                        "field": field_key(self._namespace, typename, path),
+                        "kind": kind,
+                        "number": None if is_text else numeric(value),  # type: ignore[arg-type]
+                        "text": value if is_text else None,
+                    }
+                )
+        await self._change(SET_FIELDS, fields)
+
+    async def _change(self, text: str, value: Any) -> None:
+        if value:
+            given = value if isinstance(value, str) else to_json(value).decode()
+            await self._ask_text(_text(text, self._prefix), (self._namespace, given))
+
+    async def write(self, batch: Batch) -> None:
+        if batch.definitions and not self._exclusive:
+            raise NeedsExclusiveRight
+        self.batch = batch
+
+
+def _declared_range(selection: Selection) -> Range | None:
+    """The range to narrow by: an equality before any other."""
+    if selection.predicate is None or selection.typename is None:
+        return None
+    usable = [range_ for range_ in selection.predicate.ranges if range_.path in selection.indexed]
+    usable.sort(key=lambda range_: (range_.low is None) + (range_.low != range_.high))
+    return usable[0] if usable else None
+
+
+def _field_values(namespace: str, range_: Range, typename: str, values: dict[str, Any]) -> str:
+    """Put a range's bounds among the values; returns how they are compared, for the statement's shape."""
+    values["field"] = field_key(namespace, typename, range_.path)
+    values["kind"] = Int8(range_.kind)
+    bounds = {"low": range_.low, "high": range_.high}
+    column = "text" if any(isinstance(value, str) for value in bounds.values()) else "number"
+    values |= {
+        name: value if value is None or isinstance(value, str) else numeric(value) for name, value in bounds.items()
+    }
+    if range_.low is not None and range_.low == range_.high:
+        return f"{column}:="
+    return f"{column}:{'>' * (range_.low is not None)}{'<' * (range_.high is not None)}"
+
+
+def _document_of(ranges: Sequence[Range]) -> dict[str, Any]:
+    """What the payload of every match contains, as far as JSONB can say: equalities that keys give exactly.
+
+    A number as a part of a path may index a list, which containment does not know.
+    """
+    document: dict[str, Any] = {}
+    for path, kind, low, high, exact in ranges:
+        parts = path.split(".")
+        if not exact or low != high or kind > STRING or any(part.isdigit() for part in parts):
+            continue
+        value = None if kind == NULL else bool(low) if kind == BOOLEAN else low
+        at: Any = document
+        for part in parts[:-1]:
+            at = at.setdefault(part, {}) if isinstance(at, dict) else None
+        if isinstance(at, dict):
+            at.setdefault(parts[-1], value)
+    return document

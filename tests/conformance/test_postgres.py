@@ -1,0 +1,746 @@
+"""What only PostgreSQL's storages have: what they are made from, migrations, poolers, and connections that break."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import psycopg_pool
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import create_async_engine
+
+from memstate_core import (
+    AsyncMemoryStore,
+    ClosedError,
+    ConflictError,
+    Fact,
+    MemoryStore,
+    StorageError,
+    UnavailableError,
+    ValidationFailed,
+)
+from memstate_core._bridge import run
+from memstate_core.facts import FactChange, IndexEntry, Operation, StoredFact
+from memstate_core.filters import compile_filter
+from memstate_core.protocols import Batch, NewEntry, Position, RecordWrite
+from memstate_core.storages import _postgres_writes as writes
+from memstate_core.storages.postgres import AsyncPostgresStorage, PostgresStorage
+from memstate_core.testing.models import User, register_all
+from memstate_core.testing.storage_protocol import Raw, entry, fact, selection
+from tests.schemas import Schemas
+from tests.servers import pgbouncer, proxy
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+
+
+@pytest.fixture
+def url(schemas: Schemas) -> str:
+    return schemas.url
+
+
+@pytest.fixture
+def schema(schemas: Schemas) -> Iterator[str]:
+    name = schemas.take()
+    yield name
+    schemas.give_back([name])
+
+
+def store_on(storage: PostgresStorage) -> MemoryStore:
+    return MemoryStore(storage, allow_unregistered=True)
+
+
+def use(store: MemoryStore) -> None:
+    """A little of everything."""
+    store.commit(Fact("note", {"a": 1}, id="n", session_id="s"))
+    store.update("n", {"a": 2})
+    store.put_record("c", "k", b"v")
+    store.rollback("s")
+    assert store.query(order_by="ts")[0]["payload"] == {"a": 1}
+    assert [one.operation for one in store.history("s")] == ["ROLLBACK", "UPDATE", "COMMIT"]
+    assert store.scan_records("c") == [("k", b"v")]
+
+
+# What they are made from
+
+
+@pytest.mark.parametrize("scheme", ["postgresql", "postgres", "postgresql+psycopg"])
+def test_urls(url: str, schema: str, scheme: str) -> None:
+    with PostgresStorage(url.replace("postgresql", scheme, 1), schema=schema) as storage:
+        use(store_on(storage))
+
+
+@pytest.mark.parametrize("autocommit", [False, True])
+@pytest.mark.parametrize("kind", ["connection", "pool", "engine"])
+def test_what_is_given_stays_the_callers(url: str, schema: str, kind: str, autocommit: bool) -> None:
+    given: Any
+    if kind == "connection":
+        given = psycopg.connect(url, autocommit=autocommit, row_factory=psycopg.rows.dict_row)
+    elif kind == "pool":
+        given = psycopg_pool.ConnectionPool(url, min_size=1, max_size=2, kwargs={"autocommit": autocommit}, open=True)
+    else:
+        options: dict[str, Any] = {"isolation_level": "AUTOCOMMIT"} if autocommit else {}
+        given = sa.create_engine(url.replace("postgresql", "postgresql+psycopg"), **options)
+    storage = PostgresStorage(given, schema=schema)
+    store = store_on(storage)
+    use(store)
+    with pytest.raises(ZeroDivisionError):
+        store.promote_session("s", lambda _: 1 / 0)
+    storage.close()
+    with pytest.raises(ClosedError):
+        store.count()
+    if kind == "connection":
+        assert given.autocommit is autocommit
+        assert given.execute("SELECT 1 AS one").fetchone() == {"one": 1}
+        given.close()
+    elif kind == "pool":
+        with given.connection() as connection:
+            assert connection.autocommit is autocommit
+        given.close()
+    else:
+        with given.connect() as connection:
+            assert connection.execute(sa.text("SELECT 1")).scalar() == 1
+        given.dispose()
+
+
+@pytest.mark.parametrize("kind", ["url", "connection", "pool", "engine"])
+async def test_what_is_given_to_the_async_storage(url: str, schema: str, kind: str) -> None:
+    given: Any = url
+    if kind == "connection":
+        given = await psycopg.AsyncConnection.connect(url)
+    elif kind == "pool":
+        given = psycopg_pool.AsyncConnectionPool(url, min_size=1, max_size=2, open=False)
+        await given.open()
+    elif kind == "engine":
+        given = create_async_engine(url.replace("postgresql", "postgresql+psycopg"))
+    async with AsyncPostgresStorage(given, schema=schema) as storage:
+        store = AsyncMemoryStore(storage, allow_unregistered=True)
+        await asyncio.gather(*(store.commit(Fact("note", {"a": n}, session_id="s")) for n in range(5)))
+        await store.rollback("s", 2)
+        assert await store.count() == 3
+    if kind == "connection":
+        assert not given.autocommit
+        await (await given.execute("SELECT 1")).fetchone()
+    if kind in ("connection", "pool"):
+        await given.close()
+    elif kind == "engine":
+        await given.dispose()
+
+
+def test_a_given_connection_in_a_transaction_is_refused(url: str, schema: str) -> None:
+    with psycopg.connect(url) as connection:
+        store = store_on(PostgresStorage(connection, schema=schema))
+        connection.execute("SELECT 1")
+        with pytest.raises(StorageError, match="midst of a transaction"):
+            store.count()
+        connection.rollback()
+        assert store.count() == 0
+        assert not connection.autocommit
+
+
+@pytest.mark.parametrize("kind", [PostgresStorage, AsyncPostgresStorage])
+def test_senseless_arguments(kind: Any) -> None:
+    for database in (None, 5, b"bytes", "", "no url", "sqlite:///x", "postgresql+asyncpg://x"):
+        with pytest.raises(ValidationFailed):
+            kind(database)
+    for schema in ("", "x" * 64, "nul\0", 5):
+        with pytest.raises(ValidationFailed, match="schema"):
+            kind("postgresql://x", schema=schema)
+
+
+def test_flavours_do_not_mix(url: str) -> None:
+    with psycopg.connect(url) as connection, pytest.raises(ValidationFailed, match="AsyncConnection"):
+        AsyncPostgresStorage(connection)
+    with pytest.raises(ValidationFailed, match="psycopg"):
+        PostgresStorage(sa.create_engine("sqlite://"))
+
+
+@pytest.mark.parametrize("name", ['we"ird %s {x} $1 :y', "Ümlaut 😀", "select", "a.b", "'; DROP SCHEMA public; --"])
+def test_odd_names_of_schemas(url: str, name: str) -> None:
+    with PostgresStorage(url, schema=name) as storage:
+        use(store_on(storage))
+    with psycopg.connect(url) as connection:
+        found = connection.execute("SELECT 1 FROM pg_tables WHERE schemaname = %s LIMIT 1", (name,)).fetchone()
+        assert found == (1,)
+
+
+def test_without_a_schema_the_search_path_says_where(url: str, schema: str) -> None:
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(psycopg.sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(psycopg.sql.Identifier(schema)))
+        connection.execute(psycopg.sql.SQL("SET search_path = {}").format(psycopg.sql.Identifier(schema)))
+        use(store_on(PostgresStorage(connection)))
+    with PostgresStorage(url, schema=schema) as storage:
+        assert store_on(storage).count() == 1
+
+
+def test_the_longest_keys(url: str, schema: str) -> None:
+    """A B-tree's entry has at most 2,704 bytes, and these four times as many as characters, hardly to be compressed."""
+
+    def text(seed: int) -> str:
+        return "".join(chr(0x1F300 + (seed * 7919 + n * n * 31 + n * 17) % 700) for n in range(512))
+
+    with PostgresStorage(url, schema=schema) as storage:
+        stores = [MemoryStore(storage, namespace=text(n), allow_unregistered=True) for n in range(2)]
+        for number, store in enumerate(stores):
+            store.commit(Fact(text(3), {text(4): text(5)}, id=text(6), session_id=text(7), source=text(8)))
+            store.savepoint(text(7), text(9))
+            store.put_record(text(10), text(11), str(number).encode())
+            store.put_record(text(10), text(12), b"")
+            store.update(text(6), {"x": number})
+            assert store.rollback(text(7), to=text(9)) != []
+        for number, store in enumerate(stores):
+            (found,) = store.query(text(3), {text(4): text(5)}, session_id=text(7))
+            assert (found["id"], found["version"]) == (text(6), 1)
+            assert store.get_record(text(10), text(11)) == str(number).encode()
+            assert len(store.history(fact_id=text(6))) == 3
+
+
+# Migrations
+
+_OPEN = """
+import sys
+from memstate_core import Fact, MemoryStore
+from memstate_core.storages.postgres import PostgresStorage
+url, schema, number, distributed = sys.argv[1:]
+with PostgresStorage(url, schema=schema, distributed=distributed == "True", pool_size=2) as storage:
+    sys.stdin.readline()
+    MemoryStore(storage, allow_unregistered=True).commit(Fact("note", {"n": int(number)}))
+"""
+
+
+@pytest.mark.parametrize("distributed", [False, True])
+def test_ten_processes_start_at_once(url: str, distributed: bool) -> None:
+    schema = f"ten {distributed}"
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", _OPEN, url, schema, str(number), str(distributed)],
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for number in range(10)
+    ]
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write("\n")
+        process.stdin.flush()
+    for process in processes:
+        _, errors = process.communicate(timeout=60)
+        assert process.returncode == 0, errors
+    with PostgresStorage(url, schema=schema) as storage:
+        store = store_on(storage)
+        assert sorted(fact["payload"]["n"] for fact in store.query()) == list(range(10))
+        seqs = [one.seq for one in store.history(None)]
+        assert seqs == sorted(seqs, reverse=True)
+
+
+def test_a_schema_of_a_newer_version_is_left_alone(url: str) -> None:
+    with PostgresStorage(url, schema="newer") as storage:
+        store_on(storage).count()
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("INSERT INTO newer.memstate_migrations (number) VALUES (999)")
+    with PostgresStorage(url, schema="newer") as storage, pytest.raises(StorageError, match="upgrade memstate"):
+        store_on(storage).count()
+
+
+def test_a_user_who_may_make_no_tables(url: str, schema: str) -> None:
+    with PostgresStorage(url, schema=schema) as storage:
+        store_on(storage).commit(Fact("note", {}))
+    name = psycopg.sql.Identifier(schema)
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("DROP ROLE IF EXISTS memstate_user")
+        connection.execute("CREATE ROLE memstate_user")
+        connection.execute(psycopg.sql.SQL("GRANT USAGE ON SCHEMA {} TO memstate_user").format(name))
+        connection.execute(
+            psycopg.sql.SQL("GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA {} TO memstate_user").format(
+                name
+            )
+        )
+    options = {"options": "-c role=memstate_user"}
+    with PostgresStorage(url, schema=schema, connect_options=options) as storage:
+        store = store_on(storage)
+        store.commit(Fact("note", {}))
+        assert store.count() == 2
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("DROP OWNED BY memstate_user")
+        connection.execute("DROP ROLE memstate_user")
+
+
+def test_an_encoding_that_cannot_hold_every_text(url: str) -> None:
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("CREATE DATABASE latin ENCODING 'LATIN1' LOCALE 'C' TEMPLATE template0")
+    base, _, _ = url.rpartition("/")
+    with PostgresStorage(f"{base}/latin") as storage, pytest.raises(StorageError, match="UTF8"):
+        store_on(storage).count()
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute("DROP DATABASE latin WITH (FORCE)")
+
+
+# Connections that break
+
+
+class Broken:
+    """A storage behind a proxy, and one that goes straight there."""
+
+    def __init__(self, url: str, schema: str, through: Any) -> None:
+        self.proxy = through
+        self.storage = PostgresStorage(through.through(url), schema=schema, timeout=5)
+        self.store = store_on(self.storage)
+        self.straight = store_on(PostgresStorage(url, schema=schema))
+        for number in range(8):  # statements are prepared by now
+            self.store.commit(Fact("note", {"n": number}, session_id="s"))
+            self.store.put_record("c", "before", b"x")
+
+    def close(self) -> None:
+        self.storage.close()
+        self.straight.storage.close()  # type: ignore[attr-defined]
+
+
+@pytest.fixture
+def broken(url: str, schema: str) -> Iterator[Broken]:
+    with proxy(url) as through:
+        one = Broken(url, schema, through)
+        yield one
+        one.close()
+
+
+@pytest.mark.parametrize("what", ["lose_reply", "lose_request"])
+def test_a_connection_that_breaks_in_a_commit_loses_nothing_and_does_nothing_twice(broken: Broken, what: str) -> None:
+    store = broken.store
+    writing: dict[bytes, Any] = {  # by what only the statement that writes contains
+        b"the new one": lambda: store.commit(Fact("note", {"x": "the new one"}, id="new", session_id="s")),
+        b"another": lambda: store.update("new", {"x": "another"}),
+        b"the record": lambda: store.put_record("c", "k", b"the record"),
+        b"ROLLBACK": lambda: store.rollback("s"),
+        b"REDO": lambda: store.redo("s"),
+        b'"x":"first"': lambda: store.commit(Fact("note", {"x": "first"}, id="first", session_id="of its own")),
+        b"DELETE": lambda: store.delete("first"),
+        b"SAVE": lambda: store.savepoint("s", "SAVE"),
+    }
+    for containing, write in writing.items():
+        before = len(broken.straight.history())
+        fault = getattr(broken.proxy, what)(containing=containing)
+        write()
+        fault.wait()
+        assert len(broken.straight.history()) == before + (containing not in (b"the record", b"SAVE")), containing
+    assert broken.straight.get("new")["payload"] == {"x": "another"}  # type: ignore[index]
+    assert broken.straight.get_record("c", "k") == b"the record"
+    assert broken.straight.get("first") is None
+    operations = [one.operation for one in broken.straight.history(limit=6)]
+    assert operations == ["DELETE", "COMMIT", "REDO", "ROLLBACK", "UPDATE", "COMMIT"]
+    seqs = [one.seq for one in broken.straight.history("s")]
+    assert seqs == sorted(set(seqs), reverse=True)
+
+
+def test_readers_try_again(broken: Broken) -> None:
+    for read in (broken.store.count, lambda: broken.store.history(limit=3), lambda: broken.store.query("note")):
+        expected = read()
+        for what in ("lose_reply", "lose_request"):
+            fault = getattr(broken.proxy, what)()
+            assert read() == expected
+            fault.wait()
+
+
+def test_an_unreachable_server_says_that_the_outcome_is_unknown(broken: Broken) -> None:
+    broken.storage._runner.timeout = 0.5
+    fault = broken.proxy.lose_reply(containing=b"nobody knows")
+    timer = threading.Thread(target=lambda: (fault.wait(), broken.proxy.down()))
+    timer.start()
+    with pytest.raises(UnavailableError, match="cannot be told"):
+        broken.store.commit(Fact("note", {"x": "nobody knows"}, session_id="s"))
+    timer.join()
+    with pytest.raises(UnavailableError):
+        broken.store.count()
+    broken.proxy.up()
+    assert broken.store.count() >= 8
+
+
+def test_sessions_ended_by_the_server_are_replaced(url: str, schema: str) -> None:
+    with PostgresStorage(url, schema=schema) as storage:
+        store = store_on(storage)
+        for number in range(10):
+            store.commit(Fact("note", {"n": number}, session_id="s"))
+            with psycopg.connect(url, autocommit=True) as connection:
+                connection.execute(
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                    "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+                )
+        assert store.count() == 10
+        assert len(store.history("s")) == 10
+
+
+def test_what_was_fenced_off_is_never_applied(url: str, schema: str) -> None:
+    """A transaction whose connection broke may still be on its way when it is asked for."""
+    with PostgresStorage(url, schema=schema) as storage:
+        store = store_on(storage)
+        runner = storage._runner
+        for session_id in ("new", "old"):
+            if session_id == "old":
+                store.commit(Fact("note", {}, session_id="old"))
+            batch = Batch(entry(session_id), [FactChange(None, fact(f"late {session_id}"))])
+            latest = store.history(session_id)[0].seq if session_id == "old" else 0
+            token = os.urandom(16).hex()
+            text, values = writes.statement_of(batch, "default", token, writes.Ground(), latest, shared=False)
+
+            async def fence(batch: Batch = batch, token: str = token, latest: int = latest) -> int | None:
+                from memstate_core.storages._postgres_runner import _Lost
+
+                tx = type("Tx", (), {"batch": batch})()
+                port = await runner.acquire()
+                try:
+                    return await runner._fence_off(port, "default", _Lost(tx, None, token, latest, OSError()))  # type: ignore[arg-type]
+                finally:
+                    await runner.source.release(port, broken=False)
+
+            assert run(fence()) is None
+            with psycopg.connect(url, autocommit=True) as connection, pytest.raises(psycopg.DataError, match="ground"):
+                psycopg.RawCursor(connection).execute(runner.text(text), values)
+            assert store.get(f"late {session_id}") is None
+            store.commit(Fact("note", {}, session_id=session_id))
+            assert run(fence()) is None
+        # and one that was applied is found
+        batch = Batch(entry("old"), [FactChange(None, fact("applied"))])
+        with psycopg.connect(url, autocommit=True) as connection:
+            (latest,) = connection.execute(
+                psycopg.sql.SQL("SELECT latest FROM {}.memstate_sessions WHERE session = '=old'").format(
+                    psycopg.sql.Identifier(schema)
+                )
+            ).fetchone()  # type: ignore[misc]
+            token = os.urandom(16).hex()
+            text, values = writes.statement_of(batch, "default", token, writes.Ground(), latest, shared=False)
+            row = psycopg.RawCursor(connection).execute(runner.text(text), values).fetchone()
+        assert run(fence(batch, token, latest)) == row[0]  # type: ignore[index]
+
+
+# Many at once
+
+
+def test_an_exhausted_pool_says_so(url: str, schema: str) -> None:
+    with PostgresStorage(url, schema=schema, pool_size=1, timeout=0.2) as storage:
+        store = store_on(storage)
+        store.commit(Fact("note", {}, session_id="s"))
+        entered, go = threading.Event(), threading.Event()
+
+        def selector(_: Any) -> bool:
+            entered.set()
+            return go.wait(10)
+
+        holder = threading.Thread(target=store.promote_session, args=("s", selector))
+        holder.start()
+        assert entered.wait(10)
+        with pytest.raises(UnavailableError, match="in use"):
+            store.count()
+        go.set()
+        holder.join()
+        assert store.count() == 1
+
+
+_SINGLETON = """
+import sys
+from memstate_core import MemoryStore
+from memstate_core.storages.postgres import PostgresStorage
+from memstate_core.testing.models import User, register_all
+url, schema, place = sys.argv[1:]
+with PostgresStorage(url, schema=schema) as storage:
+    store = MemoryStore(storage)
+    register_all(store)
+    for turn in range(250):
+        store.commit_model(User(email="one", name=f"{place} {turn}"), session_id=place)
+"""
+
+_TRANSFER = """
+import random, sys
+from memstate_core import BusyError, MemoryStore
+from memstate_core.storages.postgres import PostgresStorage
+url, schema, place = sys.argv[1:]
+numbers = random.Random(int(place))
+with PostgresStorage(url, schema=schema) as storage:
+    store = MemoryStore(storage, allow_unregistered=True)
+    done = 0
+    while done < 40:
+        one, other = (str(n) for n in numbers.sample(range(6), 2))
+        amount = numbers.randrange(1, 10)
+        try:
+            with store.transaction(session_id=place) as tx:
+                first, second = tx.get(one)["payload"]["n"], tx.get(other)["payload"]["n"]
+                tx.update(one, {"n": first - amount})
+                tx.update(other, {"n": second + amount})
+            done += 1
+        except BusyError:
+            pass
+"""
+
+
+def at_once(code: str, count: int, *arguments: str) -> list[subprocess.Popen[str]]:
+    return [
+        subprocess.Popen(
+            [sys.executable, "-c", code, *arguments, str(place)], cwd=ROOT, stderr=subprocess.PIPE, text=True
+        )
+        for place in range(count)
+    ]
+
+
+def ended(processes: list[subprocess.Popen[str]]) -> None:
+    for process in processes:
+        _, errors = process.communicate(timeout=100)
+        assert process.returncode == 0, errors
+
+
+def test_four_processes_write_one_singleton(url: str, schema: str) -> None:
+    ended(at_once(_SINGLETON, 4, url, schema))
+    with PostgresStorage(url, schema=schema) as storage:
+        store = MemoryStore(storage)
+        register_all(store)
+        (found,) = store.query("user", {"email": "one"})
+        assert found["version"] == 1000
+        changes = [change for one in store.history(limit=None) for change in one.changes]
+        assert [change.after.version for change in changes if change.after] == list(range(1000, 0, -1))
+
+
+def test_transfers_keep_the_sum_for_every_reader(url: str, schema: str) -> None:
+    with PostgresStorage(url, schema=schema) as storage:
+        store = store_on(storage)
+        with store.transaction() as tx:
+            for number in range(6):
+                tx.commit(Fact("account", {"n": 100}, id=str(number)))
+        processes = at_once(_TRANSFER, 8, url, schema)
+        looks = 0
+        while any(process.poll() is None for process in processes):
+            assert sum(fact["payload"]["n"] for fact in store.query("account")) == 600
+            looks += 1
+        ended(processes)
+        assert looks > 10
+        assert sum(fact["payload"]["n"] for fact in store.query("account")) == 600
+        assert len(store.history(limit=None)) == 1 + 8 * 40
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks are of POSIX")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_forked_child_has_connections_of_its_own(url: str, schema: str) -> None:
+    with PostgresStorage(url, schema=schema) as storage:
+        store = store_on(storage)
+        store.commit(Fact("note", {"who": "parent"}))
+        child = os.fork()
+        if child == 0:
+            status = 1
+            try:
+                store.commit(Fact("note", {"who": "child"}))
+                status = 0 if store.count() == 2 else 2
+            finally:
+                os._exit(status)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        store.commit(Fact("note", {"who": "parent again"}))
+        assert [fact["payload"]["who"] for fact in store.query()] == ["parent", "child", "parent again"]
+
+
+# Behind a pooler, and on databases that lack something
+
+
+def test_behind_pgbouncer(url: str, schema: str) -> None:
+    with pgbouncer(url) as pooler, PostgresStorage(pooler.through(url), schema=schema) as storage:
+        stores = [store_on(storage) for _ in range(8)]
+        failures: list[BaseException] = []
+
+        def work(place: int) -> None:
+            store = stores[place]
+            try:
+                for turn in range(25):
+                    id_ = store.commit(Fact("note", {"n": turn}, session_id=str(place)))
+                    store.update(id_, {"n": -turn})
+                    assert store.get(id_)["payload"] == {"n": -turn}  # type: ignore[index]
+                    store.history(str(place), limit=2)
+                    store.rollback(str(place))
+            except BaseException as error:
+                failures.append(error)
+
+        threads = [threading.Thread(target=work, args=(place,)) for place in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert failures == []
+        assert stores[0].count("note") == 200
+        port = run(storage._runner.acquire())
+        assert port._prepare is False  # type: ignore[attr-defined]
+        run(storage._runner.source.release(port, broken=False))
+
+
+def test_without_advisory_locks_and_table_locks(url: str, schema: str) -> None:
+    seen: list[str] = []
+    with PostgresStorage(url, schema=schema, distributed=True) as storage:
+        store = MemoryStore(storage)
+        register_all(store)
+        runner = storage._runner
+        acquire = runner.source.acquire
+
+        async def watched(timeout: float) -> Any:
+            port = await acquire(timeout)
+            execute, script = type(port).execute, type(port).script
+
+            async def run_execute(text: str, values: Any = ()) -> Any:
+                seen.append(text)
+                return await execute(port, text, values)
+
+            async def run_script(text: str) -> None:
+                seen.append(text)
+                await script(port, text)
+
+            port.execute, port.script = run_execute, run_script  # type: ignore[method-assign]
+            return port
+
+        runner.source.acquire = watched  # type: ignore[method-assign]
+        ids = {store.commit_model(User(email="a", name=str(n)), session_id="s") for n in range(5)}
+        assert len(ids) == 1
+        assert len(store.rollback("s", 3)) == 3
+        assert store.get(ids.pop())["version"] == 2  # type: ignore[index]
+    text = " ".join(seen)
+    assert "FOR SHARE" in text
+    assert "advisory" not in text
+    assert "LOCK TABLE" not in text
+
+
+# The index on payloads
+
+
+def test_an_index_on_payloads_changes_no_answer(url: str, schema: str) -> None:
+    payloads: list[dict[str, Any]] = [
+        {"a": 1}, {"a": 1.0}, {"a": "1"}, {"a": True}, {"a": None}, {"a": [1]}, {"a": {"b": 1}}, {"a": {"b": [1, 2]}},
+        {"b": "nul \0", "a": 1}, {"a": 2**60}, {"a": 2**70 + 1}, {"a": 0.1}, {"a": -0.0}, {"a": 1e300}, {"a.b": 1},
+        {"a": "x" * 300}, {"a": "é"}, {"a": ["x", "y"]}, {"a": {"0": "x"}}, {}, {"a": "nul \0"}, {"a": 12345678901234},
+    ]  # fmt: skip
+    filters: list[dict[str, Any]] = [{"a": payload.get("a")} for payload in payloads]
+    filters += [{"a.b": 1}, {"a.0": "x"}, {"a": {"$ne": 1}}, {"a": 1, "b": {"$exists": True}}, {"a": {"b": 1}}]
+    with (
+        PostgresStorage(url, schema=schema) as plain,
+        PostgresStorage(url, schema=schema, payload_index=True) as indexed,
+    ):
+        store = store_on(plain)
+        for payload in payloads:
+            store.commit(Fact("t", payload))
+        twin = store_on(indexed)
+        for one, typename in itertools.product(filters, ("t", None)):
+            expected = [found["id"] for found in store.query(typename, one)]
+            assert [found["id"] for found in twin.query(typename, one)] == expected, one
+            assert twin.count(typename, one) == len(expected)
+        with psycopg.connect(url, autocommit=True) as connection:
+            plan = plan_of(twin, connection, schema)
+        assert "memstate_facts_by_payload" in plan
+
+
+def plan_of(store: MemoryStore, connection: psycopg.Connection[Any], schema: str) -> str:
+    """The plan of a query on a field that is not declared."""
+    seen: list[tuple[str, Any]] = []
+    runner = store.storage._runner  # type: ignore[attr-defined]
+
+    async def note(tx: Any) -> None:
+        ask = tx._ask_text
+
+        async def asked(text: str, values: Any) -> Any:
+            seen.append((text, values))
+            return await ask(text, values)
+
+        tx._ask_text = asked
+        chosen = selection(predicate=compile_filter({"a": "é"}), as_stored=True)
+        await tx.select(chosen)
+
+    run(runner.read("default", note, snapshot=False))
+    text, values = seen[0]
+    connection.execute(psycopg.sql.SQL("ANALYZE {}.memstate_facts").format(psycopg.sql.Identifier(schema)))
+    rows = psycopg.RawCursor(connection).execute(f"EXPLAIN {text}", values).fetchall()
+    return "\n".join(row[0] for row in rows)
+
+
+def test_an_index_on_payloads_does_not_hide_what_is_upgraded(url: str, schema: str) -> None:
+    from pydantic import BaseModel
+
+    class Old(BaseModel):
+        name: str
+
+    class New(BaseModel):
+        title: str
+
+    with PostgresStorage(url, schema=schema, payload_index=True) as storage:
+        store = MemoryStore(storage)
+        store.register_schema("t", Old)
+        store.commit_model(Old(name="x"))
+        store = MemoryStore(storage)
+        store.register_schema("t", New, migrate=lambda payload: {"title": payload["name"]}, version=2)
+        assert len(store.query("t", {"title": "x"})) == 1
+        assert len(store.query(None, {"title": "x"})) == 1
+
+
+# The statement that writes
+
+
+def test_the_common_statement_is_the_one_that_is_built() -> None:
+    made = 0
+    for exists, head, entries, shared in itertools.product(
+        (False, True),
+        (None, 5),
+        ((), (IndexEntry("a", 3, "x"),), (IndexEntry("b", 2, 1.5),), (IndexEntry("b", 2, 7),)),
+        (False, True),
+    ):
+        after = StoredFact("i", "t", '{"a":1}', None, "s", "ts", 4, False, 1, "p", 77 if exists else -1)
+        before = after._replace(version=3) if exists else None
+        new = NewEntry("s", Operation.COMMIT, "a", None, "m", "ts", 4, head, 2)
+        batch = Batch(new, [FactChange(before, after, entries)])
+        ground = writes.Ground(positions={"s": (Position(4, 0, 2, False), 4)}, facts={"i": 9} if exists else {})
+        common = writes._common(batch, "n", "token", ground, 4, shared=shared)
+        assert common == writes._built(batch, "n", "token", ground, 4, shared=shared)
+        made += 1
+    assert made == 32
+
+
+async def test_what_was_only_read_is_as_it_was_when_the_rest_is_written(url: str, schema: str) -> None:
+    with PostgresStorage(url, schema=schema) as storage, PostgresStorage(url, schema=schema) as other:
+        raw, twin = Raw(storage), Raw(other)
+        await raw.put(fact("read"), fact("written"))
+        runs: list[int] = []
+
+        async def work(tx: Any) -> None:
+            found = await tx.facts(["read", "written"])
+            record = await tx.record("c", "k")
+            runs.append(found["read"].version)
+            if len(runs) == 1:
+                await twin.put(fact("read", 2))
+            if len(runs) == 2:
+                await twin.write(Batch(records=[RecordWrite("c", "k", b"new")]))
+            after = found["written"]._replace(version=2, payload=f'{{"saw": {found["read"].version}}}')
+            records = [RecordWrite("c", "copy", record or b"none")]
+            await tx.write(Batch(entry("s"), [FactChange(found["written"], after)], records=records))
+
+        await asyncio.to_thread(lambda: run(storage.write("n", work)))
+        assert runs == [1, 2, 2]
+        assert (await raw.facts("written"))["written"].payload == '{"saw": 2}'
+        assert await raw.ask(lambda tx: tx.record("c", "copy")) == b"new"
+
+
+def test_a_version_number_is_not_used_twice(url: str, schema: str) -> None:
+    """A fact that is made with an id under which another one came and went since it was looked for."""
+    with PostgresStorage(url, schema=schema) as storage, PostgresStorage(url, schema=schema) as other:
+        store, raw = store_on(other), Raw(storage, "default")
+        runs: list[int] = []
+
+        async def work(tx: Any) -> None:
+            assert await tx.facts(["n"]) == {}
+            latest = (await tx.latest_versions(["n"])).get("n", 0)
+            runs.append(latest)
+            if len(runs) == 1:
+                store.commit(Fact("note", {"n": 1}, id="n"))
+                store.delete("n")
+            await tx.write(Batch(entry("s"), [FactChange(None, fact("n", latest + 1))]))
+
+        run(raw.storage.write("default", work))
+        assert runs == [0, 1]
+        assert store.get("n")["version"] == 2  # type: ignore[index]
+        with pytest.raises(ConflictError):
+            run(raw.storage.write("default", lambda tx: tx.write(Batch(entry("t"), [FactChange(None, fact("n"))]))))
