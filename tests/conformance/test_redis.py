@@ -172,12 +172,12 @@ class TestOpening:
             admin.execute_command("ACL", "SETUSER", "narrow", "on", ">pw", f"~{prefix}:*", "+@all", "-info", "-config")
         with opened(f"redis://narrow:pw@127.0.0.1:{own_server.port}/0", prefix=prefix) as store:
             everyday(store)
-        with opened(f"redis://narrow:pw@127.0.0.1:{own_server.port}/0") as store:
-            with pytest.raises(StorageError, match="refused the client"):
-                store.commit(Fact("note", {}))
-        with opened(f"redis://narrow:wrong@127.0.0.1:{own_server.port}/0") as store:
-            with pytest.raises(StorageError, match="refused the client"):
-                store.count()
+        elsewhere = opened(f"redis://narrow:pw@127.0.0.1:{own_server.port}/0")
+        with elsewhere as store, pytest.raises(StorageError, match="refused the client"):
+            store.commit(Fact("note", {}))
+        stranger = opened(f"redis://narrow:wrong@127.0.0.1:{own_server.port}/0")
+        with stranger as store, pytest.raises(StorageError, match="refused the client"):
+            store.count()
 
     @pytest.mark.parametrize("name", BINARIES)
     def test_every_make(self, name: str) -> None:
