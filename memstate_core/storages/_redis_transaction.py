@@ -14,7 +14,7 @@ from memstate_core.storages import _redis_scripts as scripts
 from memstate_core.storages._places import refuse_shared_places
 from memstate_core.storages._redis_keys import Span, hex_of, lane_key, number_key, session_key, span, span_of_range
 from memstate_core.storages._redis_known import Holder, Known
-from memstate_core.storages._redis_scripts import CHUNK, Script
+from memstate_core.storages._redis_scripts import CHUNK, DIVIDER, Script
 from memstate_core.storages._redis_values import (
     claim_of,
     entry_of,
@@ -323,8 +323,9 @@ class RedisTransaction:
 
     def _matching(self, answer: list[Any], selection: Selection, decided: bool) -> list[StoredFact]:
         found = []
-        for place in range(2, len(answer), 3):
-            id_, raw, latest = answer[place : place + 3]
+        parts = _divided(answer[2])
+        for place in range(0, len(parts), 3):
+            id_, raw, latest = parts[place : place + 3]
             fact_id = id_.decode()
             fact = self._take(fact_id, raw, latest) if self._writing else fact_of(fact_id, raw)[0]
             if fact is not None and (decided or matches(fact, selection)):
@@ -370,11 +371,12 @@ class RedisTransaction:
                 _ROOM,
                 int(self._writing),
             )
-            found += _entries(entries)
+            found += _entries(_divided(entries))
+            facts, versions = _divided(facts), _divided(versions)
             for place in range(0, len(facts), 3):
                 id_ = facts[place].decode()
                 if id_ not in self._facts:  # whoever goes back will ask for them next
-                    self._take(id_, facts[place + 1], facts[place + 2])
+                    self._take(id_, facts[place + 1] or None, facts[place + 2])
             for place in range(0, len(versions), 3):
                 id_, version = versions[place].decode(), int(versions[place + 1])
                 self._archived[id_, version] = fact_of(id_, versions[place + 2])[0]
@@ -572,6 +574,10 @@ def _is_one(range_: Range) -> bool:
 
 def _entries(pairs: Sequence[bytes]) -> list[Entry]:
     return [entry_of(int(pairs[place], 16), pairs[place + 1]) for place in range(0, len(pairs), 2)]
+
+
+def _divided(joined: bytes) -> list[bytes]:
+    return joined.split(DIVIDER) if joined else []
 
 
 def _encoded(texts: Sequence[str]) -> list[bytes]:
