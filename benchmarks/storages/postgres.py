@@ -17,7 +17,7 @@ import psycopg
 from pydantic import BaseModel
 
 from benchmarks.storages import StorageKind
-from benchmarks.workload import INDEXED, SINGLETON, TYPES, Setting
+from benchmarks.workload import INDEXED, SINGLETON, TYPES, Setting, check_name, payload_of
 from tests.servers import PostgresServer, postgres_server
 
 if TYPE_CHECKING:
@@ -144,7 +144,7 @@ class PostgresFloor:
     of a session is told by an index, that of a fact by ``made_by`` and, from the second change on, by ``touched``.
 
     There are no namespaces, no marks, no declared types but the three of the workload, whose index and singleton value
-    have columns made for them, no refusals and no hooks; nothing is checked but by the database.
+    have columns made for them, no refusals but of what is not valid, and no hooks; the rest only the database checks.
     """
 
     def __init__(self, url: str) -> None:
@@ -163,7 +163,8 @@ class PostgresFloor:
 
     def commit(self, model: BaseModel, session_id: str) -> str:
         """One statement: the journal, the fact, the head; for a setting, the one of its name is replaced."""
-        payload = model.__pydantic_serializer__.to_json(model).decode()
+        check_name(session_id)
+        payload = payload_of(model)
         fact_id, ts = str(uuid.uuid4()), datetime.now(UTC).isoformat()
         if isinstance(model, Setting):
             rows = self._run(

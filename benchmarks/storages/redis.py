@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from pydantic import BaseModel
 
 from benchmarks.storages import StorageKind
-from benchmarks.workload import TYPES, Preference, Setting
+from benchmarks.workload import TYPES, Preference, Setting, check_name, payload_of
 
 if TYPE_CHECKING:
     from memstate_core.protocols import Storage
@@ -134,7 +134,8 @@ class RedisFloor:
     """Facts, journal and heads by hand, a round trip for each operation.
 
     The journal keeps the *before* of every change, so all can be undone and redone. There are no namespaces, no marks,
-    no declared types but the three of the workload, no refusals, no hooks, and a reply that is lost is a commit more.
+    no declared types but the three of the workload, no refusals but of what is not valid, no hooks, and a reply that is
+    lost is a commit more.
     """
 
     def __init__(self, url: str) -> None:
@@ -155,8 +156,9 @@ class RedisFloor:
         return self._keys("seq", "facts", "journal", "heads", f"t:{typename}", f"s:{session_id}", other, topic, *lists)
 
     def commit(self, model: BaseModel, session_id: str) -> str:
-        """The model's construction was its validation; here it is dumped, once."""
-        payload = model.__pydantic_serializer__.to_json(model).decode()
+        """One script; what it is given is checked and dumped here."""
+        check_name(session_id)
+        payload = payload_of(model)
         typename = TYPES[type(model)]
         ts = datetime.now(UTC).isoformat()
         topic = model.topic if isinstance(model, Preference) else ""

@@ -109,7 +109,7 @@ class SQLiteFloor:
     one is a list by ``previous``, the other is told by ``made_by`` and, from the second change on, by ``touched``.
 
     There are no namespaces, no marks, no declared types but the three of the workload, whose indexes are partial ones
-    made for them, no refusals and no hooks.
+    made for them, no refusals but of what is not valid, and no hooks.
     """
 
     def __init__(self, path: Path) -> None:

@@ -10,6 +10,7 @@ import collections
 import contextlib
 import threading
 import time
+import weakref
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -62,8 +63,14 @@ def is_lost(connection: Any) -> bool:
 
 
 def _refuse_transaction(connection: Any) -> None:
+    if connection.closed:
+        raise UnavailableError("the given connection is closed, by the caller or by the server; make a new storage")
     if connection.pgconn.transaction_status != IDLE:
         raise StorageError("the given connection is in the midst of a transaction; commit or roll it back first")
+
+
+# Whether statements may be prepared on a connection, for those that come again.
+_greeted: Final[weakref.WeakKeyDictionary[Any, bool]] = weakref.WeakKeyDictionary()
 
 
 def _prepares(greeting: Sequence[Any], connection: Any, wanted: bool | None) -> bool:
@@ -93,8 +100,11 @@ class SyncPort:
         if self.restore:
             connection.autocommit = True
         cursor = self._cursor = psycopg.RawCursor(connection, row_factory=tuple_row)
-        greeting = cursor.execute(_GREETING, prepare=False).fetchall()
-        self._prepare = None if _prepares(greeting[0], connection, prepare) else False
+        known = _greeted.get(connection)
+        if known is None:
+            greeting = cursor.execute(_GREETING, prepare=False).fetchall()
+            known = _greeted[connection] = _prepares(greeting[0], connection, prepare)
+        self._prepare = None if known and prepare is not False else False
 
     async def execute(self, text: str, values: Sequence[Any] = ()) -> Rows:
         cursor = self._cursor
@@ -118,8 +128,11 @@ class AsyncPort:
     async def greet(self, prepare: bool | None) -> None:
         if self.restore:
             await self.connection.set_autocommit(True)
-        greeting = await (await self._cursor.execute(_GREETING, prepare=False)).fetchall()
-        self._prepare = None if _prepares(greeting[0], self.connection, prepare) else False
+        known = _greeted.get(self.connection)
+        if known is None:
+            greeting = await (await self._cursor.execute(_GREETING, prepare=False)).fetchall()
+            known = _greeted[self.connection] = _prepares(greeting[0], self.connection, prepare)
+        self._prepare = None if known and prepare is not False else False
 
     async def execute(self, text: str, values: Sequence[Any] = ()) -> Rows:
         cursor = self._cursor
@@ -134,7 +147,6 @@ class _SyncSource:
     def __init__(self, shown: str, prepare: bool | None) -> None:
         self.shown = shown
         self._prepare = prepare
-        self._greeted: dict[Any, SyncPort] = {}
 
     async def sleep(self, seconds: float) -> None:
         time.sleep(seconds)
@@ -171,7 +183,8 @@ class SyncConnectionSource(_SyncSource):
     async def release(self, port: Port, *, broken: bool) -> None:
         try:
             if broken and not port.connection.closed:
-                port.connection.rollback()
+                with contextlib.suppress(psycopg.Error):
+                    port.connection.rollback()
             self._give_back(port)
         finally:
             self._lock.release()
@@ -239,7 +252,7 @@ class SyncOwnSource(_SyncSource):
 
     def __init__(self, url: sa.URL, options: dict[str, Any], pool_size: int, prepare: bool | None) -> None:
         super().__init__(url.render_as_string(hide_password=True), prepare)
-        self._arguments = connect_arguments(url) | options
+        self._arguments = options | connect_arguments(url)
         self._idle: collections.deque[SyncPort] = collections.deque()
         self._free = threading.Semaphore(pool_size)
         self._closed = False
@@ -330,7 +343,8 @@ class AsyncConnectionSource(_AsyncSource):
     async def release(self, port: Port, *, broken: bool) -> None:
         try:
             if broken and not port.connection.closed:
-                await port.connection.rollback()
+                with contextlib.suppress(psycopg.Error):
+                    await port.connection.rollback()
             await self._give_back(port)
         finally:
             self._lock.release()
@@ -399,7 +413,7 @@ class AsyncOwnSource(_AsyncSource):
 
     def __init__(self, url: sa.URL, options: dict[str, Any], pool_size: int, prepare: bool | None) -> None:
         super().__init__(url.render_as_string(hide_password=True), prepare)
-        self._arguments = connect_arguments(url) | options
+        self._arguments = options | connect_arguments(url)
         self._idle: collections.deque[AsyncPort] = collections.deque()
         self._free = asyncio.Semaphore(pool_size)
         self._closed = False

@@ -23,6 +23,8 @@ def is_race(error: psycopg.Error) -> bool:
 
 def is_outage(error: BaseException) -> bool:
     """Whether the connection broke, or could not be made."""
+    if _is_exhausted(error):
+        return False
     if isinstance(error, psycopg.Error):
         if error.sqlstate is None:
             return isinstance(error, psycopg.OperationalError | psycopg.InterfaceError)
@@ -30,12 +32,17 @@ def is_outage(error: BaseException) -> bool:
     return isinstance(error, sa.exc.DBAPIError | OSError)
 
 
+def _is_exhausted(error: BaseException) -> bool:
+    """Whether a given pool had no connection to give; psycopg_pool need not be installed."""
+    return type(error).__name__ in ("PoolTimeout", "TooManyRequests") or isinstance(error, sa.exc.TimeoutError)
+
+
 def translate(error: BaseException, shown: str) -> NoReturn:
     """Raise what a driver's error comes to."""
     if isinstance(error, MemoryStoreError):
         raise error
     reason = str(error).strip().partition("\n")[0] or type(error).__name__
-    if type(error).__name__ in ("PoolTimeout", "TooManyRequests") or isinstance(error, sa.exc.TimeoutError):
+    if _is_exhausted(error):
         raise UnavailableError(
             f"no connection of {shown} became free in time ({reason}); try again, or make the pool larger"
         ) from error

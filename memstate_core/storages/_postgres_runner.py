@@ -32,6 +32,9 @@ from memstate_core.storages import _postgres_statements as sql
 from memstate_core.storages._places import shared_place
 from memstate_core.storages._postgres_connections import IDLE, Port, Rows, Source, is_lost
 from memstate_core.storages._postgres_errors import DriverError, is_outage, is_race, translate
+from memstate_core.storages._postgres_fact_writes import LEAVE_PLACES, places_that_swap
+from memstate_core.storages._postgres_parts import CLAIMS, GROUND
+from memstate_core.storages._postgres_parts import FACTS as FACTS_CHANGED
 from memstate_core.storages._postgres_positions import Positions
 from memstate_core.storages._postgres_schema import migrate
 from memstate_core.storages._postgres_tables import (
@@ -45,16 +48,7 @@ from memstate_core.storages._postgres_tables import (
     session_key,
 )
 from memstate_core.storages._postgres_transaction import NeedsExclusiveRight, ReadTransaction, WriteTransaction
-from memstate_core.storages._postgres_writes import (
-    CLAIMS,
-    GROUND,
-    LEAVE_PLACES,
-    places_that_swap,
-    statement_of,
-)
-from memstate_core.storages._postgres_writes import (
-    FACTS as FACTS_CHANGED,
-)
+from memstate_core.storages._postgres_writes import statement_of
 
 T = TypeVar("T")
 
@@ -422,7 +416,7 @@ class Runner:
             if word == CLAIMS:
                 raise ClaimsLost from None
             if word == FACTS_CHANGED:
-                await self._refuse_for_good(namespace, tx)
+                await self._refuse_for_good(lease, namespace, tx)
             if word is not None:
                 raise _Refused(word) from error
             raise
@@ -458,7 +452,7 @@ class Runner:
 
     # When it did not go well
 
-    async def _refuse_for_good(self, namespace: str, tx: WriteTransaction) -> None:
+    async def _refuse_for_good(self, lease: _Lease, namespace: str, tx: WriteTransaction) -> None:
         """Raise if trying again cannot help: the work did not look at what is in its way, so it will not mind it.
 
         :raises ConflictError: a fact has moved on, or its id or singleton place is taken.
@@ -501,11 +495,7 @@ class Runner:
                     return shared_place(place, holder.id, places[place])
             return None
 
-        lease = _Lease(self)
-        try:
-            conflict = await self._read(lease, namespace, look, False)
-        finally:
-            await lease.end()
+        conflict = await self._read(lease, namespace, look, False)
         if conflict is not None:
             raise conflict if batch.dropped is None else ClaimsLost
 

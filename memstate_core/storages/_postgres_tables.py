@@ -131,8 +131,6 @@ SESSIONS: Final = _table(
     sa.Column("head", sa.BigInteger, nullable=False),
     sa.Column("redo", sa.BigInteger, nullable=False),
     sa.Column("latest", sa.BigInteger, nullable=False),
-    # Heads move in place, and leave no index entries behind.
-    postgresql_with={"fillfactor": 50},
 )
 SAVEPOINTS: Final = _table(
     "savepoints",
@@ -265,6 +263,8 @@ def first_migration() -> Sequence[str]:
         texts.append(_ddl(sa.schema.CreateTable(table)))
         indexes = sorted(table.indexes, key=lambda index: index.name or "")
         texts.extend(_ddl(sa.schema.CreateIndex(index)) for index in indexes)
+    # Heads move within their page, and leave no index entries behind.
+    texts.append(f"ALTER TABLE {name_of(SESSIONS)} SET (fillfactor = 50)")
     return texts
 
 

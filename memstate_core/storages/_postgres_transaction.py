@@ -17,17 +17,17 @@ from memstate_core.storages import _postgres_outbox as outbox
 from memstate_core.storages import _postgres_statements as sql
 from memstate_core.storages._places import refuse_shared_places
 from memstate_core.storages._postgres_connections import Rows
-from memstate_core.storages._postgres_positions import Positions
-from memstate_core.storages._postgres_tables import Statement, in_schema, key_of, session_key
-from memstate_core.storages._postgres_writes import (
+from memstate_core.storages._postgres_fact_writes import (
     CLEAR_FIELDS,
     CLEAR_PLACES,
     SET_FIELDS,
     SET_PLACES,
-    Ground,
     field_key,
     numeric,
 )
+from memstate_core.storages._postgres_parts import Ground
+from memstate_core.storages._postgres_positions import Positions
+from memstate_core.storages._postgres_tables import Statement, in_schema, key_of, session_key
 
 Ask = Callable[[str, Sequence[Any]], Awaitable[Rows]]
 

@@ -7,6 +7,7 @@ commit is one round trip, and locks are held for as long as the statement takes.
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
@@ -50,7 +51,7 @@ class PostgresStorage:
     :param distributed: for databases that speak PostgreSQL's protocol but have no advisory locks and no LOCK
         TABLE, such as CockroachDB and YugabyteDB: migrations and definitions are guarded by locked rows. CockroachDB
         also needs ``enable_multiple_modifications_of_table``, and YugabyteDB sequences that are not cached.
-    :param connect_options: further options of :func:`psycopg.connect` (for a URL).
+    :param connect_options: further options of :func:`psycopg.connect` (for a URL, whose own come first).
 
     Threads, processes and machines may share a database, and threads and forked processes a storage object. The
     isolation is that of a snapshot, and no update is lost: what a transaction changes, and the facts, records and
@@ -73,7 +74,7 @@ class PostgresStorage:
     ) -> None:
         prefix = _prefix(schema)
         self._make_source: Callable[[], connections.Source] = lambda: _sync_source(
-            database, pool_size, prepare, dict(connect_options or {})
+            database, pool_size, prepare, _options(connect_options, timeout)
         )
         self._runner = Runner(
             self._make_source(),
@@ -151,7 +152,7 @@ class AsyncPostgresStorage:
     ) -> None:
         prefix = _prefix(schema)
         self._make_source: Callable[[], connections.Source] = lambda: _async_source(
-            database, pool_size, prepare, dict(connect_options or {})
+            database, pool_size, prepare, _options(connect_options, timeout)
         )
         self._runner = Runner(
             self._make_source(),
@@ -216,6 +217,10 @@ def _prefix(schema: str | None) -> str:
     if not isinstance(schema, str) or not schema or "\0" in schema or len(schema.encode()) > _IDENTIFIER_BYTES:
         raise ValidationFailed(f"schema is the name of a schema, of at most 63 bytes, not {schema!r}")
     return quoted(schema)
+
+
+def _options(options: Mapping[str, Any] | None, timeout: float) -> dict[str, Any]:
+    return {"connect_timeout": max(2, math.ceil(timeout)), **(options or {})}
 
 
 def _is_a(database: Any, name: str) -> bool:

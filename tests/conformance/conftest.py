@@ -41,7 +41,8 @@ def _on_postgres(kind: Any, request: pytest.FixtureRequest) -> StorageFactory:
 
     def make(name: str) -> Any:
         schema = taken.get(name) or taken.setdefault(name, schemas.take())
-        return kind(schemas.url, schema=schema)
+        # One of the two has the index on payloads.
+        return kind(schemas.url, schema=schema, payload_index=kind.is_async)
 
     return StorageFactory(make, persistent=True)
 

@@ -33,6 +33,7 @@ from memstate_core.facts import FactChange, IndexEntry, Operation, StoredFact
 from memstate_core.filters import compile_filter
 from memstate_core.protocols import Batch, NewEntry, Position, RecordWrite
 from memstate_core.storages import _postgres_writes as writes
+from memstate_core.storages._postgres_parts import Ground
 from memstate_core.storages.postgres import AsyncPostgresStorage, PostgresStorage
 from memstate_core.testing.models import User, register_all
 from memstate_core.testing.storage_protocol import Raw, entry, fact, selection
@@ -389,7 +390,7 @@ def test_what_was_fenced_off_is_never_applied(url: str, schema: str) -> None:
             batch = Batch(entry(session_id), [FactChange(None, fact(f"late {session_id}"))])
             latest = store.history(session_id)[0].seq if session_id == "old" else 0
             token = os.urandom(16).hex()
-            text, values = writes.statement_of(batch, "default", token, writes.Ground(), latest, shared=False)
+            text, values = writes.statement_of(batch, "default", token, Ground(), latest, shared=False)
 
             async def fence(batch: Batch = batch, token: str = token, latest: int = latest) -> int | None:
                 from memstate_core.storages._postgres_runner import _Lost
@@ -416,7 +417,7 @@ def test_what_was_fenced_off_is_never_applied(url: str, schema: str) -> None:
                 )
             ).fetchone()  # type: ignore[misc]
             token = os.urandom(16).hex()
-            text, values = writes.statement_of(batch, "default", token, writes.Ground(), latest, shared=False)
+            text, values = writes.statement_of(batch, "default", token, Ground(), latest, shared=False)
             row = psycopg.RawCursor(connection).execute(runner.text(text), values).fetchone()
         assert run(fence(batch, token, latest)) == row[0]  # type: ignore[index]
 
@@ -442,6 +443,34 @@ def test_an_exhausted_pool_says_so(url: str, schema: str) -> None:
         go.set()
         holder.join()
         assert store.count() == 1
+
+
+@pytest.mark.parametrize("given", [False, True])
+def test_one_connection_is_enough(url: str, schema: str, given: bool) -> None:
+    with psycopg.connect(url) as connection:
+        database: Any = connection if given else url
+        with PostgresStorage(database, schema=schema, pool_size=1, timeout=2) as storage:
+            raw = Raw(storage)
+            run(raw.put(fact("a", singleton="x")))
+            with pytest.raises(ConflictError, match="singleton"):
+                run(raw.put(fact("b", singleton="x")))
+            store = MemoryStore(storage)
+            register_all(store)
+            store.commit_model(User(email="a"))
+            run(raw.put(fact("c", singleton="y")))
+            run(raw.put(fact("a", 2, singleton="y"), fact("c", 2, singleton="x")))  # they exchange their places
+            store.commit_model(User(email="b"), session_id="s")
+            with pytest.raises(StorageError, match="within"):
+                store.promote_session("s", lambda _: store.count() > 0)
+
+
+def test_a_given_connection_that_is_closed_says_so(url: str, schema: str) -> None:
+    connection = psycopg.connect(url)
+    store = store_on(PostgresStorage(connection, schema=schema))
+    assert store.count() == 0
+    connection.close()
+    with pytest.raises(UnavailableError, match="closed"):
+        store.count()
 
 
 _SINGLETON = """
@@ -631,6 +660,9 @@ def test_an_index_on_payloads_changes_no_answer(url: str, schema: str) -> None:
             expected = [found["id"] for found in store.query(typename, one)]
             assert [found["id"] for found in twin.query(typename, one)] == expected, one
             assert twin.count(typename, one) == len(expected)
+        with store.transaction() as tx:
+            for number in range(1000):
+                tx.commit(Fact("t", {"a": f"{number} of many"}))
         with psycopg.connect(url, autocommit=True) as connection:
             plan = plan_of(twin, connection, schema)
         assert "memstate_facts_by_payload" in plan
@@ -693,7 +725,7 @@ def test_the_common_statement_is_the_one_that_is_built() -> None:
         before = after._replace(version=3) if exists else None
         new = NewEntry("s", Operation.COMMIT, "a", None, "m", "ts", 4, head, 2)
         batch = Batch(new, [FactChange(before, after, entries)])
-        ground = writes.Ground(positions={"s": (Position(4, 0, 2, False), 4)}, facts={"i": 9} if exists else {})
+        ground = Ground(positions={"s": (Position(4, 0, 2, False), 4)}, facts={"i": 9} if exists else {})
         common = writes._common(batch, "n", "token", ground, 4, shared=shared)
         assert common == writes._built(batch, "n", "token", ground, 4, shared=shared)
         made += 1

@@ -1,0 +1,280 @@
+"""How a batch's changes of facts become parts of the statement that writes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from decimal import Decimal
+from typing import Any, Final
+
+from memstate_core.facts import FactChange, StoredFact
+from memstate_core.filters import ABSENT
+from memstate_core.protocols import Batch
+from memstate_core.storages import _postgres_tables as tables
+from memstate_core.storages._ordinals import LARGEST_TRANSACTION, ordinal
+from memstate_core.storages._postgres_parts import Ground, WriteStatement
+from memstate_core.storages._postgres_tables import key_of, name_of
+
+_F: Final = name_of(tables.FACTS)
+_V: Final = name_of(tables.VERSIONS)
+_X: Final = name_of(tables.FIELDS)
+
+_SHIFT: Final = LARGEST_TRANSACTION.bit_length() - 1
+_COLUMNS: Final = tuple(column.name for column in tables.VERSIONS.columns)
+_ARCHIVED: Final = ", ".join(_COLUMNS)
+_ARCHIVED_OF_F: Final = ", ".join(f"f.{name}" for name in _COLUMNS)
+
+_FACT_INPUT: Final = (
+    ("id", "text"),
+    ("type", "text"),
+    ("payload", "text"),
+    ("source", "text"),
+    ("session_id", "text"),
+    ("ts", "text"),
+    ("version", "bigint"),
+    ("ephemeral", "boolean"),
+    ("schema_version", "integer"),
+    ("singleton", "text"),
+    ("ordinal", "bigint"),
+    ("place", "bigint"),
+    ("plain", "boolean"),
+)
+_BEFORE_INPUT: Final = (("was", "bigint"), ("stamp", "bigint"))
+_FIELD_INPUT: Final = (
+    ("ordinal", "bigint"),
+    ("place", "bigint"),
+    ("field", "text"),
+    ("kind", "smallint"),
+    ("number", "numeric"),
+    ("text", "text"),
+)
+
+
+def fact_input(fact: StoredFact, place: int) -> tuple[Any, ...]:
+    # A NUL, written as an escape, is what JSONB refuses; of other escapes there is nearly none.
+    plain = "\\u" not in fact.payload
+    return *fact[:-1], fact.ordinal if fact.ordinal >= 0 else None, place, plain
+
+
+def write_facts(made: WriteStatement, batch: Batch, ground: Ground) -> None:
+    stamps: dict[str, int | None] = {**ground.selected, **ground.facts}
+    new: list[tuple[Any, ...]] = []
+    changed: list[tuple[Any, ...]] = []
+    gone: list[tuple[Any, ...]] = []
+    cleared: list[int] = []
+    fields: list[tuple[Any, ...]] = []
+    absent: list[tuple[Any, ...]] = []
+    touched: list[str] = []
+    looked_for: list[tuple[Any, ...]] = []
+    if len(batch.changes) > LARGEST_TRANSACTION:
+        ordinal(0, len(batch.changes) - 1)  # says so
+    for place, (before, after, entries) in enumerate(batch.changes):
+        if after is None:
+            assert before is not None
+            gone.append((before.id, before.version, stamps.get(before.id)))
+            cleared.append(before.ordinal)
+            touched.append(before.id)
+            continue
+        row = fact_input(after, place)
+        if before is None:
+            new.append(row)
+            if not batch.restores and after.id in ground.facts:
+                looked_for.append((after.id, after.version))
+        else:
+            changed.append((*row, before.version, stamps.get(before.id)))
+            if before.ordinal != after.ordinal:
+                cleared.append(before.ordinal)
+        if batch.restores:
+            touched.append(after.id)
+        for path, kind, value in entries:
+            key = field_key(made.namespace, after.type, path)
+            if kind == ABSENT:
+                if before is not None:
+                    absent.append((before.ordinal, key))
+                continue
+            number, text = (None, value) if isinstance(value, str) else (numeric(value), None)
+            fields.append((row[10], place, key, kind, number, text))
+    # Transactions on the same facts meet them in the same order; else they would deadlock, and one be run again.
+    changed.sort()
+    gone.sort()
+    ids = {change.fact_id for change in batch.changes}
+    kept = [(id_, stamp) for id_, stamp in ground.facts.items() if stamp is not None and id_ not in ids]
+    _lock(made, [*(row[0] for row in changed), *(row[0] for row in gone)], kept)
+    if new:
+        _insert(made, batch, new, looked_for)
+    if changed or gone:
+        theirs = _archive(made, [*(row[0] for row in changed), *(row[0] for row in gone)])
+    if changed:
+        _update(made, batch, changed, theirs)
+    if gone:
+        source = made.rows((("id", "text"), *_BEFORE_INPUT), gone)
+        made.part(
+            "gone",
+            f"DELETE FROM {_F} f USING entry e, {source} WHERE f.namespace = $1 AND {theirs} AND f.id = x.id "
+            f"AND f.version = x.was AND f.stamp = coalesce(x.stamp, f.stamp){_after_locks(made)} RETURNING 1",
+        )
+        made.facts.append(made.counted("gone", len(gone)))
+    if cleared:
+        one = len(cleared) == 1
+        condition = made.value(cleared[0], "bigint") if one else f"ANY ({made.array(cleared, 'bigint')})"
+        made.part("cleared", f"DELETE FROM {_X} WHERE ordinal = {condition}")
+    _write_fields(made, fields, absent)
+    if touched:
+        source = made.rows((("id", "text"),), [(id_,) for id_ in touched])
+        made.part(
+            "touched",
+            f"INSERT INTO {name_of(tables.TOUCHED)} (namespace, fact_id, seq) "
+            f"SELECT $1, x.id, e.seq FROM entry e, {source}",
+        )
+
+
+def _after_locks(made: WriteStatement) -> str:
+    return " AND (SELECT count(*) FROM locked) >= 0" if any(part.startswith("locked ") for part in made.parts) else ""
+
+
+def _lock(made: WriteStatement, ids: Sequence[str], kept: Sequence[tuple[str, int]]) -> None:
+    """Lock those that were only read, and then also the others, in the order of their ids."""
+    if not kept:
+        return
+    wanted = made.array([*ids, *(id_ for id_, _ in kept)])
+    made.part(
+        "locked",
+        f"SELECT f.id, f.stamp FROM {_F} f, entry e WHERE f.namespace = $1 AND f.id = ANY ({wanted}) "
+        "ORDER BY f.id FOR UPDATE OF f",
+    )
+    if kept:
+        source = made.rows((("id", "text"), ("stamp", "bigint")), kept)
+        made.facts.append(
+            f"(SELECT count(*) FROM locked f JOIN {source} ON f.id = x.id AND f.stamp = x.stamp) = {len(kept)}"
+        )
+
+
+def _made_by(batch: Batch) -> str:
+    if not batch.restores:
+        return "e.seq"
+    return f"(SELECT v.made_by FROM {_V} v WHERE v.namespace = $1 AND v.id = x.id AND v.version = x.version)"
+
+
+def _insert(
+    made: WriteStatement, batch: Batch, new: Sequence[tuple[Any, ...]], looked_for: Sequence[tuple[Any, ...]]
+) -> None:
+    source = made.rows(_FACT_INPUT, new)
+    made.part(
+        "made",
+        f"INSERT INTO {_F} (namespace, id, type, payload, source, session_id, ts, version, ephemeral, schema_version, "
+        "singleton, ordinal, made_by, stamp, plain) "
+        "SELECT $1, x.id, x.type, x.payload, x.source, x.session_id, x.ts, x.version, x.ephemeral, x.schema_version, "
+        f"x.singleton, coalesce(x.ordinal, (e.seq << {_SHIFT}) | x.place), {_made_by(batch)}, e.seq, x.plain "
+        f"FROM entry e, {source} RETURNING 1",
+    )
+    made.facts.append(made.counted("made", len(new)))
+    if looked_for:
+        # The ids are the caller's, so another transaction may have made and removed the fact after this statement's
+        # snapshot was taken; a volatile function sees that, and nobody can do it now that the fact is here.
+        used = f"{_V.partition('.')[0]}.memstate_used"
+        source = made.rows((("id", "text"), ("version", "bigint")), looked_for, "u")
+        made.facts.append(
+            f"(SELECT count(*) FROM made m) = {len(new)} AND NOT EXISTS "
+            f"(SELECT 1 FROM {source} WHERE {used}($1, u.id, u.version))"
+        )
+
+
+def _archive(made: WriteStatement, ids: Sequence[str]) -> str:
+    """A version is archived when it stops being the current one; one that came back is in the archive already.
+
+    Returns the condition that a fact ``f`` is one of them. A join with the input says the same, but the planner is for
+    reading all facts then, and not always in the same order.
+    """
+    theirs = f"f.id = {made.value(ids[0])}" if len(ids) == 1 else f"f.id = ANY ({made.array(ids)})"
+    made.part(
+        "archived",
+        f"INSERT INTO {_V} ({_ARCHIVED}) SELECT {_ARCHIVED_OF_F} FROM {_F} f, entry e "
+        f"WHERE f.namespace = $1 AND {theirs} ON CONFLICT (id, namespace, version) DO NOTHING",
+    )
+    return theirs
+
+
+def _update(made: WriteStatement, batch: Batch, changed: Sequence[tuple[Any, ...]], theirs: str) -> None:
+    source = made.rows((*_FACT_INPUT, *_BEFORE_INPUT), changed)
+    unused = ""
+    if not batch.restores and any(row[-1] is None for row in changed):
+        unused = (
+            f" AND NOT EXISTS (SELECT 1 FROM {_V} v WHERE v.namespace = $1 AND v.id = x.id AND v.version >= x.version)"
+        )
+    made.part(
+        "changed",
+        f"UPDATE {_F} f SET type = x.type, payload = x.payload, source = x.source, session_id = x.session_id, "
+        "ts = x.ts, version = x.version, ephemeral = x.ephemeral, schema_version = x.schema_version, "
+        f"singleton = x.singleton, ordinal = coalesce(x.ordinal, (e.seq << {_SHIFT}) | x.place), "
+        f"made_by = {_made_by(batch)}, stamp = e.seq, plain = x.plain FROM entry e, {source} "
+        f"WHERE f.namespace = $1 AND {theirs} AND f.id = x.id AND f.version = x.was "
+        f"AND f.stamp = coalesce(x.stamp, f.stamp){unused}{_after_locks(made)} RETURNING 1",
+    )
+    made.facts.append(made.counted("changed", len(changed)))
+
+
+def field_key(namespace: str, typename: str, path: str) -> str:
+    """``namespace`` is its key."""
+    return key_of(json.dumps([namespace, typename, path], ensure_ascii=False))
+
+
+def numeric(value: float) -> str:
+    """A number as PostgreSQL's numeric has it: exactly."""
+    return str(Decimal(value))
+
+
+_SAME: Final = "(f.kind, f.number, f.text) IS DISTINCT FROM (excluded.kind, excluded.number, excluded.text)"
+
+
+def _write_fields(made: WriteStatement, fields: Sequence[tuple[Any, ...]], absent: Sequence[tuple[Any, ...]]) -> None:
+    if fields:
+        source = made.rows(_FIELD_INPUT, fields)
+        made.part(
+            "indexed",
+            f"INSERT INTO {_X} AS f (ordinal, field, kind, number, text) "
+            f"SELECT coalesce(x.ordinal, (e.seq << {_SHIFT}) | x.place), x.field, x.kind, x.number, x.text "
+            f"FROM entry e, {source} ON CONFLICT (ordinal, field) "
+            f"DO UPDATE SET kind = excluded.kind, number = excluded.number, text = excluded.text WHERE {_SAME}",
+        )
+    if absent:
+        source = made.rows((("ordinal", "bigint"), ("field", "text")), absent)
+        made.part(
+            "unindexed",
+            f"DELETE FROM {_X} f USING entry e, {source} WHERE f.ordinal = x.ordinal AND f.field = x.field",
+        )
+
+
+def places_that_swap(changes: Sequence[FactChange]) -> list[str]:
+    """Ids of facts that leave a singleton place which another one enters: a unique index minds the order."""
+    entering = {
+        change.after.singleton: change.after.id
+        for change in changes
+        if change.after is not None and change.after.singleton is not None
+    }
+    return [
+        change.before.id
+        for change in changes
+        if change.before is not None
+        and change.before.singleton is not None
+        and entering.get(change.before.singleton, change.before.id) != change.before.id
+    ]
+
+
+LEAVE_PLACES: Final = f"""
+UPDATE {_F} SET singleton = NULL
+WHERE namespace = $1 AND id = ANY (ARRAY(SELECT json_array_elements_text($2::json)))
+"""
+CLEAR_FIELDS: Final = f"""
+DELETE FROM {_X} x USING {_F} f WHERE f.namespace = $1 AND f.type = $2 AND x.ordinal = f.ordinal
+"""
+CLEAR_PLACES: Final = f"UPDATE {_F} SET singleton = NULL WHERE namespace = $1 AND type = $2 AND singleton IS NOT NULL"
+SET_PLACES: Final = f"""
+UPDATE {_F} f SET singleton = x.singleton FROM json_to_recordset($2::json) AS x (id text, singleton text)
+WHERE f.namespace = $1 AND f.id = x.id
+"""
+SET_FIELDS: Final = f"""
+INSERT INTO {_X} (ordinal, field, kind, number, text)
+SELECT x.ordinal, x.field, x.kind, x.number, x.text
+FROM json_to_recordset($2::json) AS x (ordinal bigint, field text, kind smallint, number numeric, text text)
+WHERE $1::text IS NOT NULL
+"""
