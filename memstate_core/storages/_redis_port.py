@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
+from collections.abc import Iterator
 from typing import Any, Final, Protocol
 
 import redis as driver
@@ -95,6 +97,20 @@ class SyncPort:
             self.client.close()
 
 
+@contextlib.contextmanager
+def _no_cancellation_lost() -> Iterator[None]:
+    """Raise a cancellation that the block has swallowed.
+
+    The driver waits with :func:`asyncio.wait_for`, which until Python 3.12 forgets a cancellation that comes at the
+    very moment at which what it waits for is done.
+    """
+    task = asyncio.current_task()
+    asked = task.cancelling() if task is not None else 0
+    yield
+    if task is not None and task.cancelling() > asked:
+        raise asyncio.CancelledError
+
+
 class AsyncPort:
     """A :class:`redis.asyncio.Redis` or a :class:`redis.asyncio.RedisCluster`."""
 
@@ -107,8 +123,12 @@ class AsyncPort:
         return await self.client.execute_command("INFO")
 
     async def execute(self, *command: Any) -> Any:
-        if not self._owned:
+        with _no_cancellation_lost():
+            if self._owned:
+                return await self._execute_on_own_connection(command)
             return await self.client.execute_command(*command, **{NEVER_DECODE: True})
+
+    async def _execute_on_own_connection(self, command: tuple[Any, ...]) -> Any:
         pool = self.client.connection_pool
         connection = await pool.get_connection(*_NAMED)
         try:
@@ -123,6 +143,10 @@ class AsyncPort:
             await pool.release(connection)
 
     async def execute_and_wait(self, replicas: int, milliseconds: int, *command: Any) -> tuple[Any, int]:
+        with _no_cancellation_lost():
+            return await self._execute_and_wait(replicas, milliseconds, *command)
+
+    async def _execute_and_wait(self, replicas: int, milliseconds: int, *command: Any) -> tuple[Any, int]:
         async with self.client.pipeline(transaction=False) as pipeline:
             pipeline.execute_command(*command, **{NEVER_DECODE: True})
             pipeline.execute_command("WAIT", replicas, milliseconds)
