@@ -7,6 +7,7 @@ import re
 import socket
 import subprocess
 import sys
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -116,6 +117,25 @@ class TestSeed:
         assert ["asyncio" in program.code for program in self.programs] == [False, True] * 6
         for program in self.programs:
             compile(program.code, str(program), "exec")
+
+    @pytest.fixture(params=["SQLite", "Postgres", "Redis"])
+    def storage(self, request: pytest.FixtureRequest) -> tuple[str, str]:
+        """The name of a storage, and the arguments with which a new and empty one is opened."""
+        name: str = request.param
+        if name == "SQLite":
+            return name, repr("memory.db")
+        if name == "Postgres":
+            return name, repr(request.getfixturevalue("postgres").database("seed"))
+        return name, f"{request.getfixturevalue('redis').url!r}, prefix={uuid.uuid4().hex!r}"
+
+    @pytest.mark.parametrize("program", [one for one in programs if not one.needs_chroma_server], ids=str)
+    def test_program_on_another_storage(
+        self, program: Snippet, storage: tuple[str, str], tmp_path: Path, home: Path
+    ) -> None:
+        name, arguments = storage
+        code = program.code.replace("InMemoryStorage()", f"InMemoryStorage({arguments})")
+        assert code != program.code
+        run(program._replace(code=code.replace("InMemoryStorage", f"{name}Storage")), tmp_path, home)
 
     @pytest.mark.parametrize("program", programs, ids=str)
     def test_program_is_documented_as_it_is(self, program: Snippet) -> None:

@@ -95,7 +95,7 @@ WITH RECURSIVE line (seq, parent, operation, actor, reason, ts, changes, place) 
 ), ids AS MATERIALIZED (
     SELECT change ->> 0 AS id FROM line CROSS JOIN json_array_elements(changes::json) AS change
 ), gone AS (
-    DELETE FROM facts f USING ids WHERE f.id = ids.id RETURNING {_FACT.replace("id, ", "f.id, ", 1)}
+    DELETE FROM facts f WHERE f.id = ANY (ARRAY(SELECT id FROM ids)) RETURNING {_FACT.replace("id, ", "f.id, ", 1)}
 ), entry AS (
     INSERT INTO journal (session_id, parent, operation, ts, changes)
     SELECT $1, {_HEAD.format("$1")}, 'ROLLBACK', $2,
@@ -111,7 +111,8 @@ _PROMOTE: Final = f"""
 WITH before AS MATERIALIZED (
     SELECT id, row, {_IMAGE} AS image FROM facts WHERE session_id = $1 FOR UPDATE
 ), changed AS (
-    UPDATE facts f SET session_id = NULL, ts = $2, version = version + 1 FROM before b WHERE f.id = b.id
+    UPDATE facts f SET session_id = NULL, ts = $2, version = version + 1
+    WHERE f.id = ANY (ARRAY(SELECT id FROM before))
 ), entry AS (
     INSERT INTO journal (session_id, parent, operation, ts, changes)
     SELECT $1, {_HEAD.format("$1")}, 'PROMOTE', $2,

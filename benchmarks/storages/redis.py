@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from memstate_core.protocols import Storage
 
 # A fact is a JSON list in a hash: id, type, payload, source, session, ts, version. Sorted sets by seq have the facts of
-# a type, of a session and on a topic; a hash has the setting of each name. An entry of the journal is a JSON list: session,
-# parent, operation, actor, reason, ts, and for each fact its id and what it was before. Lists have the transactions of a
-# session and of a fact.
+# a type, of a session and on a topic; a hash has the setting of each name. An entry of the journal is a JSON list:
+# session, operation, actor, reason, ts, parent, and for each fact its id and what it was before. Lists have the
+# transactions of a session and of a fact.
 _COMMIT: Final = """
 local id, before, version = ARGV[1], false, 1
 if ARGV[6] ~= '' then
@@ -152,9 +152,8 @@ class RedisFloor:
         return self._client.evalsha(self._shas[script], len(keys), *keys, *arguments)
 
     def _of(self, typename: str, session_id: str, other: str, topic: str) -> list[str]:
-        return self._keys(
-            "seq", "facts", "journal", "heads", f"t:{typename}", f"s:{session_id}", other, topic, f"h:{session_id}", "f:"
-        )  # fmt: skip
+        lists = f"h:{session_id}", "f:"
+        return self._keys("seq", "facts", "journal", "heads", f"t:{typename}", f"s:{session_id}", other, topic, *lists)
 
     def commit(self, model: BaseModel, session_id: str) -> str:
         """One script; what it is given is checked and dumped here."""

@@ -20,10 +20,11 @@ from typing import Any, Final, TypeVar
 from redis import exceptions
 
 from memstate_core.errors import ClosedError, ConflictError, StorageError, UnavailableError
-from memstate_core.protocols import ClaimsLost, Work
+from memstate_core.protocols import Batch, ClaimsLost, Work
+from memstate_core.storages._ordinals import ordinal
 from memstate_core.storages._places import shared_place
 from memstate_core.storages._redis_errors import is_lost, is_no_script, is_passing, translated
-from memstate_core.storages._redis_known import Known, Namespaces, Slot
+from memstate_core.storages._redis_known import Holder, Known, Namespaces, Slot
 from memstate_core.storages._redis_plan import Plan, plan_of, verification
 from memstate_core.storages._redis_port import Port
 from memstate_core.storages._redis_schema import FORMAT, LOOK, migration
@@ -40,6 +41,21 @@ logger = logging.getLogger("memstate")
 _TRIES: Final = 3
 _LOCK_SECONDS: Final = 5.0
 _AGAIN: Final[Any] = object()
+
+
+def _learn_holders(known: Known, tx: RedisTransaction, batch: Batch, stamp: int) -> None:
+    """Learn which facts have singleton places now, and where nobody is left."""
+    for before, _, _ in batch.changes:
+        if before is not None and before.singleton is not None:
+            known.learn_holder(before.singleton, Holder(None, "", 0), stamp)
+    for number, (before, after, _) in enumerate(batch.changes):
+        if after is not None and after.singleton is not None:
+            placed = after if after.ordinal >= 0 else after._replace(ordinal=ordinal(batch.seq, number))
+            latest = tx.latest_read(after.id)
+            if before is not None and latest is not None:
+                latest = max(latest, before.version)
+            if latest is not None or before is None:
+                known.learn_holder(after.singleton, Holder(placed, str(stamp), latest or 0), stamp)
 
 
 class Core:
@@ -167,6 +183,7 @@ class Core:
         if batch is None:
             return
         batch.seq = seq
+        _learn_holders(known, tx, batch, stamp)
         if batch.entry is not None:
             head = seq if batch.entry.head is None else batch.entry.head
             known.learn_place(batch.entry.session_id, head, batch.entry.redo, stamp)
@@ -190,7 +207,7 @@ class Core:
                 answer: bytes = await self._run(
                     WRITE,
                     (*self._write_keys(known, slot), *map(known.keys.stream, plan.lanes)),
-                    (plan.text, slot.attempt, *plan.values),
+                    (plan.text, slot.attempt, plan.bodies, *plan.values),
                     deadline,
                     writing=True,
                 )
@@ -266,7 +283,7 @@ class Core:
         """Reach the server, and refuse one that would lose facts."""
         self._check_open()
         if not self._reached:
-            await check_server(self._name, self.plain)
+            await check_server(self._name, self._info)
             self._reached = True
 
     async def _open(self, namespace: str) -> Known:
@@ -312,19 +329,26 @@ class Core:
             ("EVALSHA", script.sha, *rest), deadline, ("EVAL", script.text, *rest), writing=writing
         )
 
+    async def _info(self) -> Any:
+        return await self._command(None, time.monotonic() + self._timeout)
+
     async def plain(self, *command: Any) -> Any:
         return await self._command(command, time.monotonic() + self._timeout)
 
     async def _command(
-        self, command: tuple[Any, ...], deadline: float, unknown: tuple[Any, ...] = (), *, writing: bool = False
+        self, command: tuple[Any, ...] | None, deadline: float, unknown: tuple[Any, ...] = (), *, writing: bool = False
     ) -> Any:
-        """Send a command, again while the server is away; ``unknown`` when it does not know the script."""
+        """Send a command (None: ask what the server is), again while it is away; ``unknown`` when it does not know the
+        script.
+        """
         lost = False
         pause = 0.0
         while True:
             self._check_open()
             port = self._port()
             try:
+                if command is None:
+                    return await port.info()
                 if not writing or not self._wait_replicas:
                     return await port.execute(*command)
                 return await self._wait(port, command)

@@ -49,9 +49,10 @@ def verification(tx: RedisTransaction, lock: str | None) -> bytes:
 
 
 class Plan(NamedTuple):
-    """What to write, as JSON; the values of records, which need not be text; the lanes whose streams it uses."""
+    """What to write, as JSON; bodies of facts and transaction; values of records; lanes whose streams it uses."""
 
     text: bytes
+    bodies: bytes
     values: list[bytes]
     lanes: list[Lane]
 
@@ -59,10 +60,11 @@ class Plan(NamedTuple):
 def plan_of(tx: RedisTransaction, lock: str | None) -> Plan | None:
     """The plan; None when there is nothing to write."""
     writes: dict[str, Any] = {}
+    bodies: list[bytes] = []
     values: list[bytes] = []
     lanes: list[Lane] = []
     if tx.batch is not None:
-        _put_batch(writes, tx.batch, tx.seen)
+        bodies = _put_batch(writes, tx.batch, tx.seen)
         values = _put_records(writes, tx.batch)
         lanes = put_outbox(writes, tx.batch)
     if tx.described:
@@ -71,25 +73,31 @@ def plan_of(tx: RedisTransaction, lock: str | None) -> Plan | None:
         writes["lease"] = tx.lease
     if not writes:
         return None
-    return Plan(to_json({**assumptions_of(tx, lock, strict=tx.strict), **writes, "writes": True}), values, lanes)
+    text = to_json({**assumptions_of(tx, lock, strict=tx.strict), **writes, "writes": True})
+    return Plan(text, b"".join(bodies), values, lanes)
 
 
-def _put_batch(plan: dict[str, Any], batch: Batch, seen: Mapping[str, str]) -> None:
-    """Put what the batch writes into the plan, records and the outbox aside; ``seen`` are stamps of facts."""
+def _put_batch(plan: dict[str, Any], batch: Batch, seen: Mapping[str, str]) -> list[bytes]:
+    """Put what the batch writes into the plan, records and the outbox aside; returns the bodies.
+
+    ``seen`` are the stamps of facts that were read.
+    """
+    bodies: list[bytes] = []
     if batch.changes:
         ordinal(0, len(batch.changes) - 1)  # refuses more than there are ordinals for
-        plan["changes"] = [_change(change, seen.get(change.fact_id)) for change in batch.changes]
+        plan["changes"] = [_change(change, seen.get(change.fact_id), bodies) for change in batch.changes]
         if batch.restores:
             plan["restores"] = True
     if batch.entry is not None:
         entry = batch.entry
+        bodies.append(entry_tail(entry, batch.changes).encode())
         plan["entry"] = (
             session_key(entry.session_id),
             hex_of(entry.parent),
             "" if entry.head is None else hex_of(entry.head),
             hex_of(entry.redo),
             entry.mark or "",
-            entry_tail(entry, batch.changes),
+            len(bodies[-1]),
         )
     if batch.savepoint is not None:
         session_id, name, seq = batch.savepoint
@@ -102,6 +110,7 @@ def _put_batch(plan: dict[str, Any], batch: Batch, seen: Mapping[str, str]) -> N
             plan["dropped"] = batch.dropped
     if batch.claims:
         plan["claim"] = [(claim.key, claim.owner, claim_text(claim)) for claim in batch.claims]
+    return bodies
 
 
 def _put_records(plan: dict[str, Any], batch: Batch) -> list[bytes]:
@@ -113,22 +122,23 @@ def _put_records(plan: dict[str, Any], batch: Batch) -> list[bytes]:
         for field, value in last.items():
             if value is not None:
                 values.append(bytes(value))
-            # The values come behind the plan and the number of the attempt.
-            records.append((field, 0 if value is None else len(values) + 2))
+            # The values come behind the plan, the number of the attempt and the bodies.
+            records.append((field, 0 if value is None else len(values) + 3))
     return values
 
 
-def _change(change: FactChange, seen: str | None) -> tuple[Any, ...]:
+def _change(change: FactChange, seen: str | None, bodies: list[bytes]) -> tuple[Any, ...]:
     before, after, fields = change
     version = 0 if before is None else before.version
     stamp = () if seen is None else (seen,)
     if after is None:
         return change.fact_id, version, 0, "", False, *stamp
+    bodies.append(fact_body(after, fields).encode())
     return (
         after.id,
         version,
         after.version,
         "" if after.ordinal < 0 else f"{after.ordinal:016x}",
-        fact_body(after, fields),
+        len(bodies[-1]),
         *stamp,
     )

@@ -3,16 +3,36 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
-from typing import Any, Protocol
+from collections.abc import Iterator
+from typing import Any, Final, Protocol
 
-NEVER_DECODE = "NEVER_DECODE"
+import redis as driver
+from redis.exceptions import ResponseError
+
+NEVER_DECODE: Final = "NEVER_DECODE"
+# Older versions of the driver want to be told what a connection is for.
+_NAMED: Final = () if tuple(map(int, driver.__version__.split(".")[:2])) >= (5, 3) else ("EVALSHA",)
+
+
+def packed(command: tuple[Any, ...]) -> bytes:
+    """A command in Redis's protocol. On connections of our own: the driver's way there takes as long as the server."""
+    parts = [b"*%d\r\n" % len(command)]
+    for argument in command:
+        raw = argument if isinstance(argument, bytes) else str(argument).encode()
+        parts += (b"$%d\r\n" % len(raw), raw, b"\r\n")
+    return b"".join(parts)
 
 
 class Port(Protocol):
     """Commands to a client, whoever made it. Answers are bytes, also from a client that decodes."""
 
     where: str
+
+    async def info(self) -> Any:
+        """What the server says of itself."""
+        ...
 
     async def execute(self, *command: Any) -> Any: ...
 
@@ -37,8 +57,24 @@ class SyncPort:
         self.where = where
         self._owned = owned
 
+    async def info(self) -> Any:
+        return self.client.execute_command("INFO")
+
     async def execute(self, *command: Any) -> Any:
-        return self.client.execute_command(*command, **{NEVER_DECODE: True})
+        if not self._owned:
+            return self.client.execute_command(*command, **{NEVER_DECODE: True})
+        pool = self.client.connection_pool
+        connection = pool.get_connection(*_NAMED)
+        try:
+            connection.send_packed_command([packed(command)])
+            return connection.read_response(disable_decoding=True)
+        except ResponseError:
+            raise
+        except BaseException:
+            connection.disconnect()  # or its next user would read the reply to this command
+            raise
+        finally:
+            pool.release(connection)
 
     async def execute_and_wait(self, replicas: int, milliseconds: int, *command: Any) -> tuple[Any, int]:
         # WAIT is about what its own connection has written.
@@ -61,6 +97,20 @@ class SyncPort:
             self.client.close()
 
 
+@contextlib.contextmanager
+def _no_cancellation_lost() -> Iterator[None]:
+    """Raise a cancellation that the block has swallowed.
+
+    The driver waits with :func:`asyncio.wait_for`, which until Python 3.12 forgets a cancellation that comes at the
+    very moment at which what it waits for is done.
+    """
+    task = asyncio.current_task()
+    asked = task.cancelling() if task is not None else 0
+    yield
+    if task is not None and task.cancelling() > asked:
+        raise asyncio.CancelledError
+
+
 class AsyncPort:
     """A :class:`redis.asyncio.Redis` or a :class:`redis.asyncio.RedisCluster`."""
 
@@ -69,10 +119,34 @@ class AsyncPort:
         self.where = where
         self._owned = owned
 
+    async def info(self) -> Any:
+        return await self.client.execute_command("INFO")
+
     async def execute(self, *command: Any) -> Any:
-        return await self.client.execute_command(*command, **{NEVER_DECODE: True})
+        with _no_cancellation_lost():
+            if self._owned:
+                return await self._execute_on_own_connection(command)
+            return await self.client.execute_command(*command, **{NEVER_DECODE: True})
+
+    async def _execute_on_own_connection(self, command: tuple[Any, ...]) -> Any:
+        pool = self.client.connection_pool
+        connection = await pool.get_connection(*_NAMED)
+        try:
+            await connection.send_packed_command([packed(command)])
+            return await connection.read_response(disable_decoding=True)
+        except ResponseError:
+            raise
+        except BaseException:
+            await connection.disconnect(nowait=True)
+            raise
+        finally:
+            await pool.release(connection)
 
     async def execute_and_wait(self, replicas: int, milliseconds: int, *command: Any) -> tuple[Any, int]:
+        with _no_cancellation_lost():
+            return await self._execute_and_wait(replicas, milliseconds, *command)
+
+    async def _execute_and_wait(self, replicas: int, milliseconds: int, *command: Any) -> tuple[Any, int]:
         async with self.client.pipeline(transaction=False) as pipeline:
             pipeline.execute_command(*command, **{NEVER_DECODE: True})
             pipeline.execute_command("WAIT", replicas, milliseconds)

@@ -17,6 +17,9 @@ class Script:
         self.sha = hashlib.sha1(self.text, usedforsecurity=False).hexdigest().encode()
 
 
+# Long lists come as one text, divided by a byte that UTF-8 does not use: the driver takes a microsecond for each item.
+DIVIDER: Final = b"\xff"
+
 # Lua passes at most some thousand values to a function.
 CHUNK: Final = 1000
 
@@ -86,7 +89,7 @@ end
 local low, high = ARGV[2 * used + 3], ARGV[2 * used + 4]
 local members = redis.call('ZRANGEBYLEX', KEYS[4], low, high, 'LIMIT', offset, count)
 local answer = {redis.call('HGET', KEYS[1], 'stamp') or '0', used, ''}
-local ids = {}
+local ids, found = {}, {}
 for i, member in ipairs(members) do ids[i] = string.sub(string.match(member, '.*%z(.*)'), 17) end
 for i = 1, #ids, 50 do
     if room < 0 then
@@ -98,13 +101,14 @@ for i = 1, #ids, 50 do
     local latest = wanted and redis.call('HMGET', KEYS[3], unpack(ids, i, last)) or {}
     for j, fact in ipairs(facts) do
         if fact then
-            local n = #answer
-            answer[n + 1], answer[n + 2], answer[n + 3] = ids[i + j - 1], fact, latest[j] or false
+            local n = #found
+            found[n + 1], found[n + 2], found[n + 3] = ids[i + j - 1], fact, latest[j] or ''
             room = room - #fact
         end
     end
 end
 if answer[3] == '' and #members == count and count > 0 then answer[3] = '(' .. members[count] end
+answer[4] = table.concat(found, '\\255')
 return answer
 """)
 
@@ -136,7 +140,7 @@ while #entries < 2 * limit and room >= 0 and tonumber(seq, 16) > above do
             if not seen[id] and room >= 0 then
                 local fact, latest = redis.call('HGET', KEYS[3], id), redis.call('HGET', KEYS[4], id)
                 local n = #facts
-                facts[n + 1], facts[n + 2], facts[n + 3] = id, fact, latest
+                facts[n + 1], facts[n + 2], facts[n + 3] = id, fact or '', latest or ''
                 room = room - (fact and #fact or 0)
                 seen[id] = fact and tonumber(string.match(fact, '^%d+%z(%d+)')) or 0
             end
@@ -149,7 +153,8 @@ while #entries < 2 * limit and room >= 0 and tonumber(seq, 16) > above do
     seq = string.match(entry, '^%x+')
 end
 if tonumber(seq, 16) <= above then seq = '' end
-return {redis.call('HGET', KEYS[1], 'stamp') or '0', seq, entries, facts, versions}
+local function joined(list) return table.concat(list, '\\255') end
+return {redis.call('HGET', KEYS[1], 'stamp') or '0', seq, joined(entries), joined(facts), joined(versions)}
 """)
 
 # KEYS meta, journal, index. ARGV bounds, how many, how many bytes. The bound to go on from, pairs of seq and entry.

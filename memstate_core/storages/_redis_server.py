@@ -21,7 +21,7 @@ async def check_server(where: str, ask: Callable[..., Awaitable[Any]]) -> None:
     :raises StorageError: it is one of these, and says so. A server that forbids INFO is taken as it is.
     """
     try:
-        info = await ask("INFO")
+        info = await ask()
     except UnavailableError:
         raise
     except StorageError as error:

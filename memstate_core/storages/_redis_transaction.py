@@ -13,8 +13,8 @@ from memstate_core.storages import _redis_outbox as outbox
 from memstate_core.storages import _redis_scripts as scripts
 from memstate_core.storages._places import refuse_shared_places
 from memstate_core.storages._redis_keys import Span, hex_of, lane_key, number_key, session_key, span, span_of_range
-from memstate_core.storages._redis_known import Known
-from memstate_core.storages._redis_scripts import CHUNK, Script
+from memstate_core.storages._redis_known import Holder, Known
+from memstate_core.storages._redis_scripts import CHUNK, DIVIDER, Script
 from memstate_core.storages._redis_values import (
     claim_of,
     entry_of,
@@ -73,10 +73,10 @@ class RedisTransaction:
         self.lease: tuple[str, str, str] | None = None
         self.first_stamp: bytes | None = None
         # What was read, as the script that writes compares it.
+        self.guesses = False
         self.torn = False
         self.strict = False
         self.positions: dict[str, Position] = {}
-        self.guessed: dict[str, Position] = {}
         self.seen: dict[str, str] = {}
         self.places_seen: dict[str, str] = {}
         self.claims_seen: dict[str, bytes] = {}
@@ -85,12 +85,12 @@ class RedisTransaction:
     @property
     def sure(self) -> bool:
         """Whether all that it was told is of one moment."""
-        return not self.guessed and not self.torn
+        return not self.guesses and not self.torn
 
     @property
     def assumes(self) -> bool:
         """Whether anything was read or believed that might not hold any more."""
-        return self.first_stamp is not None or bool(self.guessed)
+        return self.first_stamp is not None or self.guesses
 
     async def _ask(self, script: Script, keys: Sequence[bytes], *arguments: Any) -> list[Any]:
         """The answer without its stamp."""
@@ -136,6 +136,10 @@ class RedisTransaction:
             for place, id_ in enumerate(some):
                 self._take(id_, answer[2 * place], answer[2 * place + 1])
 
+    def latest_read(self, fact_id: str) -> int | None:
+        """The highest version that a fact had before, if that was read."""
+        return self._latest.get(fact_id)
+
     async def latest_versions(self, ids: Sequence[str]) -> dict[str, int]:
         missing = [id_ for id_ in ids if id_ not in self._latest]
         if missing and self._writing:
@@ -155,7 +159,10 @@ class RedisTransaction:
         keys = self._keys
         known = {fact.singleton: fact for fact in self._facts.values() if fact is not None and fact.singleton}
         found = {place: known[place] for place in singletons if place in known}
-        for some in _chunks([place for place in singletons if place not in found]):
+        wanted = [place for place in singletons if place not in found]
+        if self._predicting:
+            wanted = [place for place in wanted if not self._guess_holder(place, found)]
+        for some in _chunks(wanted):
             answer = await self._ask(
                 scripts.HOLDERS,
                 (keys.meta, keys.facts, keys.versions, keys.places),
@@ -167,7 +174,27 @@ class RedisTransaction:
                 fact = self._take(id_.decode(), raw, latest) if id_ is not None else None
                 if fact is not None:
                     found[place] = fact
+                if self._writing and not self.torn:
+                    holder = Holder(fact, self.seen[fact.id] if fact is not None else "", int(latest or 0))
+                    self._known.learn_holder(place, holder, int(self._last_stamp))
         return found
+
+    def _guess_holder(self, place: str, found: dict[str, StoredFact]) -> bool:
+        """Take what is known of a place for what is there; whether anything is."""
+        holder = self._known.holder(place)
+        if holder is None:
+            return False
+        fact, stamp, latest = holder
+        text = place_text(place)
+        if text in self.places_seen or (fact is not None and fact.id in self.seen):
+            return False  # it has been read already, and that is to be verified
+        self.guesses = True
+        self.places_seen[text] = "" if fact is None else fact.id
+        if fact is not None:
+            found[place] = self._facts[fact.id] = fact
+            self.seen[fact.id] = stamp
+            self._latest[fact.id] = latest
+        return True
 
     async def versions(self, wanted: Sequence[tuple[str, int]]) -> dict[tuple[str, int], StoredFact]:
         found: dict[tuple[str, int], StoredFact] = {}
@@ -296,8 +323,9 @@ class RedisTransaction:
 
     def _matching(self, answer: list[Any], selection: Selection, decided: bool) -> list[StoredFact]:
         found = []
-        for place in range(2, len(answer), 3):
-            id_, raw, latest = answer[place : place + 3]
+        parts = _divided(answer[2])
+        for place in range(0, len(parts), 3):
+            id_, raw, latest = parts[place : place + 3]
             fact_id = id_.decode()
             fact = self._take(fact_id, raw, latest) if self._writing else fact_of(fact_id, raw)[0]
             if fact is not None and (decided or matches(fact, selection)):
@@ -312,7 +340,7 @@ class RedisTransaction:
             return self.positions[key]
         guess = self._known.position(session_id) if self._predicting else None
         if guess is not None:
-            self.guessed[key] = guess
+            self.guesses = True
             return self.positions.setdefault(key, guess)
         answer = await self._ask(scripts.POSITION, (self._keys.meta, self._keys.claims), key.encode())
         generation, place, claims = answer
@@ -343,11 +371,12 @@ class RedisTransaction:
                 _ROOM,
                 int(self._writing),
             )
-            found += _entries(entries)
+            found += _entries(_divided(entries))
+            facts, versions = _divided(facts), _divided(versions)
             for place in range(0, len(facts), 3):
                 id_ = facts[place].decode()
                 if id_ not in self._facts:  # whoever goes back will ask for them next
-                    self._take(id_, facts[place + 1], facts[place + 2])
+                    self._take(id_, facts[place + 1] or None, facts[place + 2])
             for place in range(0, len(versions), 3):
                 id_, version = versions[place].decode(), int(versions[place + 1])
                 self._archived[id_, version] = fact_of(id_, versions[place + 2])[0]
@@ -545,6 +574,10 @@ def _is_one(range_: Range) -> bool:
 
 def _entries(pairs: Sequence[bytes]) -> list[Entry]:
     return [entry_of(int(pairs[place], 16), pairs[place + 1]) for place in range(0, len(pairs), 2)]
+
+
+def _divided(joined: bytes) -> list[bytes]:
+    return joined.split(DIVIDER) if joined else []
 
 
 def _encoded(texts: Sequence[str]) -> list[bytes]:

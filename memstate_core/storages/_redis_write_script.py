@@ -4,8 +4,9 @@ Nothing is written before everything is verified, and then only by commands that
 that Redis refuses when its memory is full, and once a script has written, Redis refuses it nothing more.
 
 KEYS are meta, facts, versions, places, index, journal, claims, lock, slot, records, definitions, lanes and outbox, and
-the streams of the lanes that the plan speaks of. ARGV are the plan as JSON, the number of the attempt and the values of
-records. The answer is one text:
+the streams of the lanes that the plan speaks of. ARGV are the plan as JSON, the number of the attempt, the bodies of
+facts and of the transaction in a row (the plan has their lengths: decoding them as JSON would take longer than all the
+rest), and the values of records. The answer is one text:
 
 =========================  ============================================================================
 ``ok seq claims stamp``    written (or verified, when there was nothing to write)
@@ -111,10 +112,16 @@ if plan.seen then
     end
 end
 
+local bodies, at = ARGV[3], 1
+local function body_of(length)
+    at = at + length
+    return string.sub(bodies, at - length, at - 1)
+end
 local changes, ids, changed, taken = plan.changes or {}, {}, {}, {}
 for i, change in ipairs(changes) do
     ids[i] = change[1]
     changed[change[1]] = true
+    if change[5] then change[5] = body_of(change[5]) end
 end
 local before, latest, old, new = {}, {}, {}, {}
 if #ids > 0 then before, latest = hmget(facts, ids), hmget(versions, ids) end
@@ -192,7 +199,7 @@ each('HSET', meta, fields)
 if plan.entry then
     local session, parent, head, redo, mark, tail = unpack(plan.entry)
     if head == '' then head = seq end
-    redis.call('HSET', journal, seq, parent .. '\0' .. head .. '\0' .. tail)
+    redis.call('HSET', journal, seq, parent .. '\0' .. head .. '\0' .. body_of(tail))
     add('S' .. session .. '\0' .. seq)
     if mark ~= '' then add('M' .. mark .. '\0' .. seq) end
     for _, id in ipairs(ids) do add('F' .. id .. '\0' .. seq) end

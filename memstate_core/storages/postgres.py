@@ -46,8 +46,9 @@ class PostgresStorage:
         that went away in the midst of a transaction, before :class:`UnavailableError`.
     :param prepare: whether the server keeps statements prepared; None: unless a pooler stands in between, such as
         PgBouncer, which may give each transaction another server process.
-    :param payload_index: make a GIN index on payloads, which narrows equalities on fields that no schema declares. It
-        is paid for with every commit.
+    :param payload_index: keep a GIN index on payloads, which narrows equalities on fields that no schema declares. It
+        takes a commit of a small payload 6 % longer, and one of many fields more than that; large tables that have none
+        yet are locked against writers while it is made.
     :param distributed: for databases that speak PostgreSQL's protocol but have no advisory locks and no LOCK
         TABLE, such as CockroachDB and YugabyteDB: migrations and definitions are guarded by locked rows. CockroachDB
         also needs ``enable_multiple_modifications_of_table``, and YugabyteDB sequences that are not cached.
@@ -68,7 +69,7 @@ class PostgresStorage:
         pool_size: int = 10,
         timeout: float = 30.0,
         prepare: bool | None = None,
-        payload_index: bool = False,
+        payload_index: bool = True,
         distributed: bool = False,
         connect_options: Mapping[str, Any] | None = None,
     ) -> None:
@@ -146,7 +147,7 @@ class AsyncPostgresStorage:
         pool_size: int = 10,
         timeout: float = 30.0,
         prepare: bool | None = None,
-        payload_index: bool = False,
+        payload_index: bool = True,
         distributed: bool = False,
         connect_options: Mapping[str, Any] | None = None,
     ) -> None:

@@ -7,6 +7,9 @@ import contextlib
 import itertools
 import json
 import os
+import subprocess
+import sys
+import textwrap
 import threading
 import uuid
 from collections.abc import Callable, Iterator
@@ -41,6 +44,7 @@ from memstate_core.protocols import Batch, Claim, ClaimsLost, Deferred, Lane, Re
 from memstate_core.storages._redis_keys import Keys, number_key
 from memstate_core.testing.storage_protocol import entry
 from tests.servers import RedisServer, proxy, redis_binaries, redis_server
+from tests.servers.processes import Port
 
 BINARIES = redis_binaries()
 
@@ -168,12 +172,12 @@ class TestOpening:
             admin.execute_command("ACL", "SETUSER", "narrow", "on", ">pw", f"~{prefix}:*", "+@all", "-info", "-config")
         with opened(f"redis://narrow:pw@127.0.0.1:{own_server.port}/0", prefix=prefix) as store:
             everyday(store)
-        with opened(f"redis://narrow:pw@127.0.0.1:{own_server.port}/0") as store:
-            with pytest.raises(StorageError, match="refused the client"):
-                store.commit(Fact("note", {}))
-        with opened(f"redis://narrow:wrong@127.0.0.1:{own_server.port}/0") as store:
-            with pytest.raises(StorageError, match="refused the client"):
-                store.count()
+        elsewhere = opened(f"redis://narrow:pw@127.0.0.1:{own_server.port}/0")
+        with elsewhere as store, pytest.raises(StorageError, match="refused the client"):
+            store.commit(Fact("note", {}))
+        stranger = opened(f"redis://narrow:wrong@127.0.0.1:{own_server.port}/0")
+        with stranger as store, pytest.raises(StorageError, match="refused the client"):
+            store.count()
 
     @pytest.mark.parametrize("name", BINARIES)
     def test_every_make(self, name: str) -> None:
@@ -311,7 +315,7 @@ class TestRoundTrips:
         assert trips() == 2
         assert len(store.promote_session("s1")) == 100
         assert trips() <= 3
-        assert not count().keys() & {"keys", "scan", "hscan", "sscan", "zscan", "eval"}
+        assert not count().keys() & {"keys", "scan", "hscan", "sscan", "zscan"}
 
     def test_queries_on_an_index_read_what_they_find(
         self, counted: tuple[MemoryStore, Callable[[], dict[str, int]]]
@@ -462,27 +466,30 @@ class TestServer:
             assert len(store.history("s", limit=None)) == len(done)
 
     def test_a_full_memory_leaves_nothing_half_written(self, prefix: str) -> None:
-        with redis_server() as server, opened(server.url, prefix=prefix) as store:
-            with driver.Redis.from_url(server.url) as client:
-                store.register_schema("setting", Setting, Constraint(singleton_key="name"), index=["value"])
-                store.commit_model(Setting(name="a"), session_id="s")
-                keys = Keys(prefix, "default")
-                before = {one: client.dump(one) for one in keys.data}
-                client.config_set("maxmemory", client.info("memory")["used_memory"] - 100_000)
-                acts: list[Callable[[], Any]] = [
-                    lambda: store.commit_model(Setting(name="b"), session_id="s"),
-                    lambda: store.commit_model(Setting(name="a", value=2), session_id="s"),
-                    lambda: store.rollback("s"),
-                    lambda: store.put_record("c", "k", b"x" * 1000),
-                ]
-                for act in acts:
-                    with pytest.raises(UnavailableError, match="nothing was written"):
-                        act()
-                    assert {one: client.dump(one) for one in keys.data} == before
-                assert store.count() == 1
-                client.config_set("maxmemory", 0)
-                for act in acts:
+        with (
+            redis_server() as server,
+            opened(server.url, prefix=prefix) as store,
+            driver.Redis.from_url(server.url) as client,
+        ):
+            store.register_schema("setting", Setting, Constraint(singleton_key="name"), index=["value"])
+            store.commit_model(Setting(name="a"), session_id="s")
+            keys = Keys(prefix, "default")
+            before = {one: client.dump(one) for one in keys.data}
+            client.config_set("maxmemory", client.info("memory")["used_memory"] - 100_000)
+            acts: list[Callable[[], Any]] = [
+                lambda: store.commit_model(Setting(name="b"), session_id="s"),
+                lambda: store.commit_model(Setting(name="a", value=2), session_id="s"),
+                lambda: store.rollback("s"),
+                lambda: store.put_record("c", "k", b"x" * 1000),
+            ]
+            for act in acts:
+                with pytest.raises(UnavailableError, match="nothing was written"):
                     act()
+                assert {one: client.dump(one) for one in keys.data} == before
+            assert store.count() == 1
+            client.config_set("maxmemory", 0)
+            for act in acts:
+                act()
 
     def test_a_read_only_server_is_waited_for(self, prefix: str) -> None:
         with redis_server() as server, opened(server.url, prefix=prefix, timeout=10) as store:
@@ -510,9 +517,9 @@ class TestServer:
 
     def test_a_cluster_keeps_a_namespace_on_one_slot(self, prefix: str) -> None:
         settings = ["cluster-enabled=yes", "cluster-config-file=nodes.conf"]
-        with redis_server(settings=settings) as server:
+        with Port() as bus, redis_server(settings=[*settings, f"cluster-port={bus.number}"]) as server:
             with driver.Redis.from_url(server.url) as node:
-                node.execute_command("CLUSTER", "ADDSLOTSRANGE" if _newer(node) else "ADDSLOTS", *_all_slots(node))
+                node.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
                 while b"cluster_state:ok" not in node.execute_command("CLUSTER", "INFO"):
                     threading.Event().wait(0.02)
             cluster = driver.RedisCluster.from_url(server.url, decode_responses=True)
@@ -538,12 +545,101 @@ class TestServer:
             asyncio.run(use())
 
 
-def _newer(node: driver.Redis) -> bool:
-    return int(str(node.info("server")["redis_version"]).split(".")[0]) >= 7
+PROLOGUE = """
+import random, sys
+from pydantic import BaseModel
+from memstate import Constraint, Fact, MemoryStore, RedisStorage, TransientError
+
+class Setting(BaseModel):
+    name: str
+    value: int = 0
+
+url, prefix, number = sys.argv[1:4]
+store = MemoryStore(RedisStorage(url, prefix=prefix, timeout=60), allow_unregistered=True)
+store.register_schema("setting", Setting, Constraint(singleton_key="name"))
+"""
 
 
-def _all_slots(node: driver.Redis) -> list[int]:
-    return [0, 16383] if _newer(node) else list(range(16384))
+def processes(count: int, url: str, prefix: str, code: str) -> list[str]:
+    """Run code in so many processes at once; what each printed."""
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", PROLOGUE + textwrap.dedent(code), url, prefix, str(number)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for number in range(count)
+    ]
+    outputs = []
+    for process in started:
+        out, err = process.communicate(timeout=110)
+        assert process.returncode == 0, err
+        outputs.append(out)
+    return outputs
+
+
+class TestProcesses:
+    def test_ten_begin_at_once(self, redis: Any, prefix: str) -> None:
+        processes(10, redis.url, prefix, "store.commit_model(Setting(name=number), session_id=number)")
+        with opened(redis.url, prefix=prefix) as store:
+            assert store.count("setting") == 10
+            assert len(store.history()) == 10
+
+    def test_commits_on_one_singleton(self, redis: Any, prefix: str) -> None:
+        code = """
+        for turn in range(250):
+            store.commit_model(Setting(name="one", value=turn), session_id=number)
+        """
+        processes(4, redis.url, prefix, code)
+        with opened(redis.url, prefix=prefix) as store:
+            (fact,) = store.query()
+            assert fact["version"] == 1000
+            entries = store.history(limit=None)
+            assert len(entries) == 1000
+            assert sorted(one.changes[0].after.version for one in entries) == list(range(1, 1001))  # type: ignore[union-attr]
+
+    def test_transfers_never_change_the_sum(self, redis: Any, prefix: str) -> None:
+        with opened(redis.url, prefix=prefix) as store:
+            with store.transaction() as tx:
+                for account in range(6):
+                    tx.commit(Fact("account", {"amount": 100}, id=f"a{account}"))
+            stop = threading.Event()
+            sums = set()
+
+            async def read(tx: StorageTransaction) -> int:
+                halves = [[f"a{n}" for n in range(3)], [f"a{n}" for n in range(3, 6)]]
+                facts = [fact for half in halves for fact in (await tx.facts(half)).values()]
+                return sum(json.loads(fact.payload)["amount"] for fact in facts)
+
+            def watch() -> None:
+                while not stop.is_set():
+                    sums.add(run(store.storage.read("default", read, snapshot=True)))
+                    sums.add(sum(fact["payload"]["amount"] for fact in store.query("account")))
+
+            watcher = threading.Thread(target=watch)
+            watcher.start()
+            code = """
+            done = 0
+            while done < 25:
+                one, other = random.sample(range(6), 2)
+                try:
+                    with store.transaction(session_id=number) as tx:
+                        left, right = (tx.get(f"a{n}")["payload"]["amount"] for n in (one, other))
+                        amount = random.randrange(50)
+                        tx.update(f"a{one}", {"amount": left - amount})
+                        tx.update(f"a{other}", {"amount": right + amount})
+                    done += 1
+                except TransientError:
+                    pass
+            """
+            try:
+                processes(8, redis.url, prefix, code)
+            finally:
+                stop.set()
+                watcher.join()
+            assert sums == {600}
+            assert len(store.history(limit=None)) == 201
 
 
 class TestRaces:

@@ -7,12 +7,16 @@ from datetime import UTC, datetime
 from typing import Any, assert_type
 
 import chromadb
+import redis as vendor_redis
+import sqlalchemy
 from pydantic import BaseModel
 
 from memstate import (
     UNSET,
     AsyncInMemoryStorage,
     AsyncMemoryStore,
+    AsyncPostgresStorage,
+    AsyncRedisStorage,
     AsyncSQLiteStorage,
     Change,
     ConflictError,
@@ -27,6 +31,8 @@ from memstate import (
     MemStateError,
     Moved,
     Operation,
+    PostgresStorage,
+    RedisStorage,
     SchemaRegistry,
     ScoredFact,
     SearchResult,
@@ -36,7 +42,7 @@ from memstate import (
     TransientError,
     ValidationFailed,
 )
-from memstate.backends import inmemory, sqlite
+from memstate.backends import inmemory, postgres, redis, sqlite
 from memstate.integrations.chroma import AsyncChromaSyncHook, ChromaSyncHook
 
 
@@ -199,3 +205,17 @@ async def awaited() -> None:
         await store.recover()
         assert_type(await store.deliver(limit=10), int)
         assert_type(await store.lag(), list[Lag])
+
+
+async def servers(engine: sqlalchemy.Engine, client: vendor_redis.Redis) -> None:
+    assert_type(MemoryStore(PostgresStorage("postgresql://host/db", schema="memory")).count(), int)
+    with postgres.PostgresStorage(engine, timeout=5.0) as storage:
+        MemoryStore(storage, namespace="acme")
+    async with AsyncPostgresStorage("postgresql://host/db", pool_size=4) as pooled:
+        assert_type(await AsyncMemoryStore(pooled).count(), int)
+    assert_type(MemoryStore(RedisStorage("redis://host:6379/0", prefix="memory")).count(), int)
+    with redis.RedisStorage(client, wait_replicas=1) as replicated:
+        MemoryStore(replicated)
+    async with AsyncRedisStorage("redis://host:6379/0") as there:
+        await there.connect()
+        assert_type(await AsyncMemoryStore(there).count(), int)
