@@ -11,7 +11,7 @@ from psycopg.types.numeric import Int8
 from pydantic_core import from_json, to_json
 
 from memstate_core.facts import UNSET, ChangedVersions, Entry, IndexEntry, StoredFact, Unset
-from memstate_core.filters import ABSENT, BOOLEAN, NULL, STRING, Range, sort_facts
+from memstate_core.filters import ABSENT, BOOLEAN, NULL, STRING, Range, encodes, sort_facts
 from memstate_core.protocols import Batch, Claim, Delivery, Lane, LaneState, Position, Record, Selection
 from memstate_core.storages import _postgres_outbox as outbox
 from memstate_core.storages import _postgres_statements as sql
@@ -34,6 +34,7 @@ Ask = Callable[[str, Sequence[Any]], Awaitable[Rows]]
 _UNLIMITED: Final = 1 << 62
 _WIDTH: Final = len(StoredFact._fields)
 _LEAST_PAGE: Final = 100
+_DEEPEST: Final = 200
 
 _text: Final = functools.lru_cache(maxsize=1024)(in_schema)
 
@@ -463,12 +464,15 @@ def _field_values(namespace: str, range_: Range, typename: str, values: dict[str
 def _document_of(ranges: Sequence[Range]) -> dict[str, Any]:
     """What the payload of every match contains, as far as JSONB can say: equalities that keys give exactly.
 
-    A number as a part of a path may index a list, which containment does not know.
+    A number as a part of a path may index a list, which containment does not know. Nor does JSONB know every path: keys
+    with a NUL or a lone surrogate, or deeper than JSON is written.
     """
     document: dict[str, Any] = {}
     for path, kind, low, high, exact in ranges:
         parts = path.split(".")
         if not exact or low != high or kind > STRING or any(part.isdigit() for part in parts):
+            continue
+        if "\0" in path or len(parts) > _DEEPEST or not encodes(path):
             continue
         value = None if kind == NULL else bool(low) if kind == BOOLEAN else low
         at: Any = document

@@ -645,8 +645,10 @@ def test_an_index_on_payloads_changes_no_answer(url: str, schema: str) -> None:
         {"a": 1}, {"a": 1.0}, {"a": "1"}, {"a": True}, {"a": None}, {"a": [1]}, {"a": {"b": 1}}, {"a": {"b": [1, 2]}},
         {"b": "nul \0", "a": 1}, {"a": 2**60}, {"a": 2**70 + 1}, {"a": 0.1}, {"a": -0.0}, {"a": 1e300}, {"a.b": 1},
         {"a": "x" * 300}, {"a": "é"}, {"a": ["x", "y"]}, {"a": {"0": "x"}}, {}, {"a": "nul \0"}, {"a": 12345678901234},
+        {"a\0b": 1},
     ]  # fmt: skip
     filters: list[dict[str, Any]] = [{"a": payload.get("a")} for payload in payloads]
+    filters += [{"a\0b": 1}, {"\ud800": 1}, {"a.\ud800": 1}, {".".join("a" * 1000): 1}]
     filters += [{"a.b": 1}, {"a.0": "x"}, {"a": {"$ne": 1}}, {"a": 1, "b": {"$exists": True}}, {"a": {"b": 1}}]
     with (
         PostgresStorage(url, schema=schema, payload_index=False) as plain,
