@@ -128,10 +128,13 @@ class _Lease:
         self.asked += 1
         return await (self.port or await self.get()).execute(text, values)
 
-    async def begin(self, text: str = "BEGIN") -> None:
-        if not self.begun:
-            await (await self.get()).script(text)
-            self.begun = True
+    async def begin(self, text: str = "BEGIN") -> bool:
+        """Begin a transaction, unless one was begun; whether none was."""
+        if self.begun:
+            return False
+        await (await self.get()).script(text)
+        self.begun = True
+        return True
 
     async def commit(self) -> None:
         if self.begun:
@@ -266,10 +269,12 @@ class Runner:
             self._leave()
 
     async def _read(self, lease: _Lease, namespace: str, work: Work[T], snapshot: bool) -> T:
-        tx = ReadTransaction(lease.ask, namespace, self.prefix, documents=self._payload_index)
-        if not snapshot:
-            return await work(tx)
-        await lease.begin(_BEGIN_SNAPSHOT)
+        async def hold() -> bool:
+            return await lease.begin(_BEGIN_SNAPSHOT)
+
+        tx = ReadTransaction(lease.ask, namespace, self.prefix, documents=self._payload_index, hold=hold)
+        if snapshot:
+            await hold()
         result = await work(tx)
         await lease.commit()
         return result

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, Final
@@ -66,10 +67,23 @@ def _fact(row: Sequence[Any]) -> StoredFact:
 
 
 class ReadTransaction:
-    """What can be read, a statement at a time."""
+    """What can be read, a statement at a time.
 
-    def __init__(self, ask: Ask, namespace: str, prefix: str, *, documents: bool) -> None:
+    ``hold`` holds on to one moment from now on, for what takes several statements, and says whether it has only begun
+    to; None: what is selected is read by one statement.
+    """
+
+    def __init__(
+        self,
+        ask: Ask,
+        namespace: str,
+        prefix: str,
+        *,
+        documents: bool,
+        hold: Callable[[], Awaitable[bool]] | None = None,
+    ) -> None:
         self._ask_text = ask
+        self._hold = hold
         self._namespace = key_of(namespace)
         self._prefix = prefix
         self._documents = documents
@@ -127,22 +141,26 @@ class ReadTransaction:
     async def _first(
         self, selection: Selection, values: dict[str, Any], shape: tuple[Any, ...], end: int | None
     ) -> list[Sequence[Any]]:
-        """The first ``end`` rows that fulfil the predicate, read in pages that grow."""
-        found: list[Sequence[Any]] = []
+        """The first ``end`` rows that fulfil the predicate, read in pages that grow, and all of one moment."""
+        fulfils = selection.predicate
+        assert fulfils is not None
         by_payload = shape[-1]
-        if by_payload:
+        if by_payload or end is None or self._hold is None:
             rows = await self._ask(sql.selection(False, *shape, False, False), **values)
-            return [row for row in rows if selection.predicate(selection.decode(_fact(row)))][:end]  # type: ignore[misc]
-        page = _UNLIMITED if end is None else min(max(_LEAST_PAGE, end), _UNLIMITED)
+            return list(itertools.islice((row for row in rows if fulfils(selection.decode(_fact(row)))), end))
+        statement = sql.selection(False, *shape, True, True)
+        found: list[Sequence[Any]] = []
+        page = min(max(_LEAST_PAGE, end), _UNLIMITED)
         after = -1
-        while end is None or len(found) < end:
-            statement = sql.selection(False, *shape, end is not None, True)
+        while len(found) < end:
             rows = await self._ask(statement, **values, limit=page, offset=0, after=after)
-            found.extend(row for row in rows if selection.predicate(selection.decode(_fact(row))))  # type: ignore[misc]
-            if end is None or len(rows) < page:
+            found.extend(row for row in rows if fulfils(selection.decode(_fact(row))))
+            if len(rows) < page:
                 break
             after = rows[-1][_WIDTH - 1]
             page = min(page * 2, _UNLIMITED)
+            if len(found) < end and await self._hold():
+                found, after = [], -1  # the first page was of an earlier moment than all others will be
         return found[:end]
 
     @staticmethod
@@ -307,7 +325,7 @@ class WriteTransaction(ReadTransaction):
         documents: bool,
         guesses: Positions | None,
         exclusive: bool,
-        begin: Callable[[], Awaitable[None]],
+        begin: Callable[[], Awaitable[Any]],
     ) -> None:
         super().__init__(ask, namespace, prefix, documents=documents)
         self.ground = Ground()

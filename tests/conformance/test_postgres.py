@@ -31,7 +31,7 @@ from memstate_core import (
 from memstate_core._bridge import run
 from memstate_core.facts import FactChange, IndexEntry, Operation, StoredFact
 from memstate_core.filters import compile_filter
-from memstate_core.protocols import Batch, NewEntry, Position, RecordWrite
+from memstate_core.protocols import Batch, NewEntry, Position, RecordWrite, Selection
 from memstate_core.storages import _postgres_writes as writes
 from memstate_core.storages._postgres_parts import Ground
 from memstate_core.storages.postgres import AsyncPostgresStorage, PostgresStorage
@@ -732,6 +732,27 @@ def test_the_common_statement_is_the_one_that_is_built() -> None:
         assert common == writes._built(batch, "n", "token", ground, 4, shared=shared)
         made += 1
     assert made == 32
+
+
+def test_a_selection_is_of_one_moment(url: str, schema: str) -> None:
+    """Also one with a limit that is read in pages, since what matches is found out here."""
+    with PostgresStorage(url, schema=schema) as storage, PostgresStorage(url, schema=schema) as other:
+        raw, twin = Raw(storage), Raw(other)
+        ids = [f"{number:04}" for number in range(600)]
+        run(raw.put(*map(fact, ids)))
+        seen: list[str] = []
+
+        def decode(stored: StoredFact) -> dict[str, Any]:
+            seen.append(stored.id)
+            if len(seen) in (1, 150, 500):
+                run(twin.put(fact("0010", stored.version + len(seen)), fact("0590", stored.version + len(seen))))
+            return {"id": stored.id}
+
+        wanted = compile_filter({"id": {"$in": ids[10::10]}})
+        chosen = Selection(decode=decode, predicate=wanted, limit=59)
+        found = run(raw.ask(lambda tx: tx.select(chosen)))
+        assert [one.id for one in found] == ids[10::10]
+        assert found[0].version == found[-1].version > 1
 
 
 async def test_what_was_only_read_is_as_it_was_when_the_rest_is_written(url: str, schema: str) -> None:
