@@ -11,6 +11,7 @@ what it relied on is changed so that it can never be applied any more, unless it
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import hashlib
 import os
@@ -25,7 +26,7 @@ from typing import Any, Final, TypeVar
 import psycopg
 from pydantic_core import to_json
 
-from memstate_core.errors import ClosedError, ConflictError, StorageError, UnavailableError
+from memstate_core.errors import ClosedError, ConflictError, MemoryStoreError, StorageError, UnavailableError
 from memstate_core.facts import StoredFact
 from memstate_core.protocols import Batch, ClaimsLost, Work
 from memstate_core.storages import _postgres_statements as sql
@@ -450,10 +451,14 @@ class Runner:
             self._positions.forget_ground(namespace)
 
     async def _trim(self, port: Port) -> None:
-        """Forget old ids once in a while; a transaction that is still on its way then cannot be told to be."""
+        """Forget old ids once in a while; a transaction that is still on its way then cannot be told to be.
+
+        A failure is nobody's: what was to be written is written, and must not be again.
+        """
         self._writes += 1
         if self._writes % _TRIM_EVERY == 0:
-            await port.execute(self.text(_TRIM))
+            with contextlib.suppress(psycopg.Error):
+                await port.execute(self.text(_TRIM))
 
     # When it did not go well
 
@@ -516,8 +521,8 @@ class Runner:
             try:
                 seq = await self._fence_off(await lease.get(), namespace, lost)
                 break
-            except (ClosedError, *DriverError) as error:
-                if isinstance(error, ClosedError) or not is_outage(error) or time.monotonic() > deadline:
+            except (MemoryStoreError, *DriverError) as error:  # also: closed meanwhile, or no connection to be had
+                if not is_outage(error) or time.monotonic() > deadline:
                     raise UnavailableError(
                         f"the connection to {self.source.shown} broke while a transaction was being written "
                         f"({lost.error}), and whether it was cannot be told: {error}; look before trying again"

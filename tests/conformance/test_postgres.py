@@ -365,6 +365,31 @@ def test_an_unreachable_server_says_that_the_outcome_is_unknown(broken: Broken) 
     assert broken.store.count() >= 8
 
 
+def test_a_given_connection_that_breaks_in_a_commit_says_that_the_outcome_is_unknown(url: str, schema: str) -> None:
+    with proxy(url) as through, psycopg.connect(through.through(url)) as connection:
+        store = store_on(PostgresStorage(connection, schema=schema))
+        store.commit(Fact("note", {}))
+        through.lose_reply(containing=b"nobody knows")
+        with pytest.raises(UnavailableError, match="cannot be told"):
+            store.commit(Fact("note", {"x": "nobody knows"}))
+
+
+def test_a_connection_that_breaks_while_old_ids_are_forgotten_repeats_nothing(broken: Broken) -> None:
+    raw = Raw(broken.storage)
+    runs: list[int] = []
+
+    async def work(tx: Any) -> None:
+        runs.append(1)
+        await tx.write(Batch(records=[RecordWrite("c", "k", b"v")]))
+
+    for what in ("lose_reply", "lose_request"):
+        broken.storage._runner._writes = 255
+        fault = getattr(broken.proxy, what)(containing=b"DELETE FROM")
+        run(raw.storage.write("n", work))
+        fault.wait()
+    assert len(runs) == 2
+
+
 def test_sessions_ended_by_the_server_are_replaced(url: str, schema: str) -> None:
     with PostgresStorage(url, schema=schema) as storage:
         store = store_on(storage)
