@@ -12,7 +12,7 @@ import threading
 import time
 import weakref
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 import psycopg
 import sqlalchemy as sa
@@ -28,13 +28,19 @@ Rows = Sequence[Sequence[Any]]
 
 IDLE: Final = TransactionStatus.IDLE
 _USABLE: Final = (IDLE, TransactionStatus.INTRANS, TransactionStatus.INERROR)
-_GREETING: Final = "SELECT pg_backend_pid(), current_setting('server_encoding')"
+_GREETING: Final = (
+    "SELECT pg_backend_pid(), current_setting('server_encoding'), current_setting('transaction_isolation')"
+)
 
 
 class Port(Protocol):
-    """A connection while somebody has it."""
+    """A connection while somebody has it.
+
+    ``read_committed`` says whether a statement by itself runs at that isolation, which somebody may have changed.
+    """
 
     connection: Any
+    read_committed: bool
 
     async def execute(self, text: str, values: Sequence[Any] = ()) -> Rows: ...
 
@@ -69,20 +75,26 @@ def _refuse_transaction(connection: Any) -> None:
         raise StorageError("the given connection is in the midst of a transaction; commit or roll it back first")
 
 
-# Whether statements may be prepared on a connection, for those that come again.
-_greeted: Final[weakref.WeakKeyDictionary[Any, bool]] = weakref.WeakKeyDictionary()
+class _Greeting(NamedTuple):
+    prepares: bool
+    read_committed: bool
 
 
-def _prepares(greeting: Sequence[Any], connection: Any, wanted: bool | None) -> bool:
-    """Whether statements may be prepared on a connection.
+# What is known of connections, for those that come again.
+_greeted: Final[weakref.WeakKeyDictionary[Any, _Greeting]] = weakref.WeakKeyDictionary()
+
+
+def _greeting_of(answer: Sequence[Any], connection: Any, wanted: bool | None) -> _Greeting:
+    """Whether statements may be prepared on a connection, and are READ COMMITTED.
 
     A pooler between us and the server gives out process ids of its own, and may hand our next statement to
     a server process that does not know what was prepared, or knows another statement by the name.
     """
-    pid, encoding = greeting
+    pid, encoding, isolation = answer
     if encoding != "UTF8":
         raise StorageError(f"the database is encoded in {encoding}, which cannot hold every text; make one in UTF8")
-    return pid == connection.pgconn.backend_pid if wanted is None else wanted
+    prepares = pid == connection.pgconn.backend_pid if wanted is None else wanted
+    return _Greeting(prepares, isolation == "read committed")
 
 
 def _has_rows(cursor: Any) -> bool:
@@ -102,9 +114,10 @@ class SyncPort:
         cursor = self._cursor = psycopg.RawCursor(connection, row_factory=tuple_row)
         known = _greeted.get(connection)
         if known is None:
-            greeting = cursor.execute(_GREETING, prepare=False).fetchall()
-            known = _greeted[connection] = _prepares(greeting[0], connection, prepare)
-        self._prepare = None if known and prepare is not False else False
+            answer = cursor.execute(_GREETING, prepare=False).fetchall()
+            known = _greeted[connection] = _greeting_of(answer[0], connection, prepare)
+        self.read_committed = known.read_committed
+        self._prepare = None if known.prepares and prepare is not False else False
 
     async def execute(self, text: str, values: Sequence[Any] = ()) -> Rows:
         cursor = self._cursor
@@ -124,15 +137,17 @@ class AsyncPort:
         self.restore = not connection.autocommit
         self._cursor = psycopg.AsyncRawCursor(connection, row_factory=tuple_row)
         self._prepare: bool | None = False
+        self.read_committed = False
 
     async def greet(self, prepare: bool | None) -> None:
         if self.restore:
             await self.connection.set_autocommit(True)
         known = _greeted.get(self.connection)
         if known is None:
-            greeting = await (await self._cursor.execute(_GREETING, prepare=False)).fetchall()
-            known = _greeted[self.connection] = _prepares(greeting[0], self.connection, prepare)
-        self._prepare = None if known and prepare is not False else False
+            answer = await (await self._cursor.execute(_GREETING, prepare=False)).fetchall()
+            known = _greeted[self.connection] = _greeting_of(answer[0], self.connection, prepare)
+        self.read_committed = known.read_committed
+        self._prepare = None if known.prepares and prepare is not False else False
 
     async def execute(self, text: str, values: Sequence[Any] = ()) -> Rows:
         cursor = self._cursor

@@ -58,6 +58,7 @@ _RETRIES: Final = 3  # so often is a read tried again on a new connection
 _TRIM_EVERY: Final = 256  # writes without an entry
 _KEPT: Final = "1 day"
 
+_BEGIN: Final = "BEGIN ISOLATION LEVEL READ COMMITTED"
 _BEGIN_SNAPSHOT: Final = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 _LOCK_WRITERS: Final = f"LOCK TABLE {name_of(FACTS)} IN SHARE ROW EXCLUSIVE MODE"
 _MAKE_NAMESPACE: Final = (
@@ -129,11 +130,11 @@ class _Lease:
         self.asked += 1
         return await (self.port or await self.get()).execute(text, values)
 
-    async def begin(self, text: str = "BEGIN") -> bool:
-        """Begin a transaction, unless one was begun; whether none was."""
+    async def begin(self, text: str | None = None) -> bool:
+        """Begin a transaction, by default one that writes, unless one was begun; whether none was."""
         if self.begun:
             return False
-        await (await self.get()).script(text)
+        await (await self.get()).script(text or self.runner.begin_writing)
         self.begun = True
         return True
 
@@ -189,6 +190,13 @@ class Runner:
         self._ready = False
         self._closed = False
         self._inside = threading.local() if refuse_nesting else None
+        # What a client that was paused or cut off holds, the server takes from it, so that others need not wait for it;
+        # not where a lock is held while new index entries are computed, which takes as long as there are facts.
+        milliseconds = max(1, int(timeout * 1000))
+        self.begin_exclusive = f"{_BEGIN}; SET LOCAL lock_timeout = {milliseconds}"
+        self.begin_writing = f"{self.begin_exclusive}; SET LOCAL idle_in_transaction_session_timeout = {milliseconds}"
+        if distributed:
+            self.begin_writing = "BEGIN"
 
     def text(self, text: str) -> str:
         return in_schema(text, self.prefix)
@@ -260,7 +268,7 @@ class Runner:
                 try:
                     return await self._read(lease, namespace, work, snapshot)
                 except DriverError as error:
-                    if attempt == _RETRIES or self._closed or not is_outage(error):
+                    if attempt == _RETRIES or self._closed or not (is_outage(error) or is_race(error)):
                         self._translate(error)
                     await self._pause(attempt)
                 finally:
@@ -298,7 +306,7 @@ class Runner:
     async def _write_until_done(self, namespace: str, work: Work[T]) -> T:
         deadline = time.monotonic() + self.timeout
         mode = Mode.FAST
-        failures = 0
+        failures = outages = 0
         while True:
             lease = _Lease(self)
             try:
@@ -317,15 +325,16 @@ class Runner:
                 reason: BaseException = lost.error
             except _Refused as refused:
                 reason = refused
-            except psycopg.Error as error:
+            except DriverError as error:
                 if not (is_race(error) or is_outage(error)) or self._closed:
                     raise
                 reason = error
             finally:
                 await lease.end()
             failures += 1
-            if time.monotonic() > deadline or (isinstance(reason, psycopg.Error) and failures > _RETRIES):
-                if isinstance(reason, psycopg.Error):
+            outages += is_outage(reason)
+            if time.monotonic() > deadline or outages > _RETRIES:
+                if isinstance(reason, DriverError):
                     raise reason
                 raise UnavailableError(
                     f"other transactions were in the way for {self.timeout:g} s; nothing was written, try again"
@@ -380,7 +389,7 @@ class Runner:
             await lease.begin()
             await lease.ask(self.text(_LOCK_NAMESPACE), (key_of(namespace),))
         elif mode is Mode.EXCLUSIVE:
-            await lease.begin(f"BEGIN; {self.text(_LOCK_WRITERS)}")
+            await lease.begin(f"{self.begin_exclusive}; {self.text(_LOCK_WRITERS)}")
         else:
             await lease.begin()
             digest = hashlib.sha256(f"{self.prefix} {namespace}".encode()).digest()
@@ -408,8 +417,9 @@ class Runner:
         text, values = statement_of(batch, key_of(namespace), token, tx.ground, latest, shared=self._distributed)
         swapping = places_that_swap(batch.changes)
         try:
-            if swapping:
+            if swapping or not (port.read_committed or self._distributed):
                 await lease.begin()
+            if swapping:
                 await port.execute(self.text(LEAVE_PLACES), (key_of(namespace), to_json(swapping).decode()))
             rows = await port.execute(self.text(text), values)
             await lease.commit()

@@ -498,6 +498,94 @@ def test_a_given_connection_that_is_closed_says_so(url: str, schema: str) -> Non
         store.count()
 
 
+@pytest.mark.parametrize("level", ["repeatable read", "serializable"])
+def test_a_database_with_another_isolation_of_its_own(url: str, schema: str, level: str) -> None:
+    options = {"options": "-c default_transaction_isolation=" + level.replace(" ", "\\ ")}
+    storages = [PostgresStorage(url, schema=schema, connect_options=options) for _ in range(4)]
+    failures: list[BaseException] = []
+
+    def work(storage: PostgresStorage) -> None:
+        store = MemoryStore(storage)
+        try:
+            register_all(store)
+            for turn in range(25):
+                store.commit_model(User(email="one", name=str(turn)), session_id="s")
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=work, args=(storage,)) for storage in storages]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    (found,) = store_on(storages[0]).query("user")
+    assert found["version"] == 100
+    for storage in storages:
+        storage.close()
+
+
+def test_races_are_run_again_for_as_long_as_the_timeout(url: str, schema: str) -> None:
+    """However often the database gives up waiting for a lock meanwhile."""
+    with PostgresStorage(url, schema=schema, connect_options={"options": "-c lock_timeout=20ms"}) as storage:
+        store = store_on(storage)
+        store.commit(Fact("note", {"n": 0}, id="n", session_id="s"))
+        with psycopg.connect(url) as connection:
+            facts = psycopg.sql.Identifier(schema, "memstate_facts")
+            connection.execute(psycopg.sql.SQL("LOCK TABLE {}").format(facts))
+            timer = threading.Timer(1.0, connection.rollback)
+            timer.start()
+            store.update("n", {"n": 1})
+            timer.join()
+        assert store.get("n")["version"] == 2  # type: ignore[index]
+
+
+def test_a_client_that_was_paused_holds_nobody_up(url: str, schema: str) -> None:
+    stopped, go = threading.Event(), threading.Event()
+    outcome: list[BaseException] = []
+    with (
+        PostgresStorage(url, schema=schema, timeout=0.5) as paused,
+        PostgresStorage(url, schema=schema, timeout=20) as storage,
+        PostgresStorage(url, schema=schema) as other,
+    ):
+        run(Raw(other).put(fact("a")))
+
+        def queueing(storage: PostgresStorage, in_queue: Any) -> None:
+            """Write what depends on a fact that changes until the writer stands in the queue."""
+            runs = itertools.count(1)
+
+            async def work(tx: Any) -> None:
+                (before,) = (await tx.facts(["a"])).values()
+                if next(runs) <= 3:
+                    run(Raw(other).put(fact("a", before.version + 1)))
+                else:
+                    in_queue()
+                after = before._replace(version=before.version + 1)
+                await tx.write(Batch(entry("s"), [FactChange(before, after)]))
+
+            run(storage.write("n", work))
+
+        def pause() -> None:
+            stopped.set()
+            go.wait(30)
+
+        def be_paused() -> None:
+            try:
+                queueing(paused, pause)
+            except BaseException as error:
+                outcome.append(error)
+
+        thread = threading.Thread(target=be_paused)
+        thread.start()
+        assert stopped.wait(10)
+        queueing(storage, lambda: None)
+        version = run(Raw(other).facts("a"))["a"].version
+        go.set()
+        thread.join()
+        assert [type(error) for error in outcome] == [UnavailableError]
+        assert run(Raw(other).facts("a"))["a"].version == version == 8
+
+
 _SINGLETON = """
 import sys
 from memstate_core import MemoryStore
