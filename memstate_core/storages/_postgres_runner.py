@@ -56,7 +56,7 @@ T = TypeVar("T")
 _PATIENT: Final = 3  # so often is a work refused before it stands in the queue
 _RETRIES: Final = 3  # so often is a read tried again on a new connection
 _TRIM_EVERY: Final = 256  # writes without an entry
-_KEPT: Final = "1 day"
+_KEPT: Final = 3600  # so many seconds is an id of one kept
 
 _BEGIN: Final = "BEGIN ISOLATION LEVEL READ COMMITTED"
 _BEGIN_SNAPSHOT: Final = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
@@ -78,7 +78,7 @@ SELECT $1, $2, 0, 0, {_NEXT_SEQ} WHERE $4::bigint = 0 ON CONFLICT (namespace, se
 _FENCE_WRITE: Final = f"""
 INSERT INTO {name_of(WRITES)} (token) VALUES ($1::uuid) ON CONFLICT (token) DO NOTHING RETURNING 1
 """
-_TRIM: Final = f"DELETE FROM {name_of(WRITES)} WHERE at < now() - interval '{_KEPT}'"
+_TRIM: Final = f"DELETE FROM {name_of(WRITES)} WHERE at < now() - interval '{_KEPT} seconds'"
 _WORD: Final = re.compile(f"{GROUND}|{FACTS_CHANGED}|{CLAIMS}")
 
 
@@ -110,6 +110,7 @@ class _Lost(Exception):
     token: str
     latest: int
     error: BaseException
+    began: float
 
 
 @dataclass(slots=True)
@@ -413,9 +414,11 @@ class Runner:
             session_id = batch.entry.session_id
             known = tx.ground.positions.get(session_id) or self._positions.guess(namespace, session_id)
             latest = (known or await tx.real_position(session_id))[1]
-        token = os.urandom(16).hex()
+        # The time comes first, so that ids that are kept are put in at one end of their index.
+        token = (int(time.time() * 1000).to_bytes(6) + os.urandom(10)).hex()
         text, values = statement_of(batch, key_of(namespace), token, tx.ground, latest, shared=self._distributed)
         swapping = places_that_swap(batch.changes)
+        began = time.time()
         try:
             if swapping or not (port.read_committed or self._distributed):
                 await lease.begin()
@@ -425,7 +428,7 @@ class Runner:
             await lease.commit()
         except psycopg.Error as error:
             if port.connection.closed or is_outage(error):
-                raise _Lost(tx, result, token, latest, error) from error
+                raise _Lost(tx, result, token, latest, error, began) from error
             await lease.roll_back()
             self._forget(namespace, tx)
             word = _word_of(error)
@@ -461,7 +464,7 @@ class Runner:
             self._positions.forget_ground(namespace)
 
     async def _trim(self, port: Port) -> None:
-        """Forget old ids once in a while; a transaction that is still on its way then cannot be told to be.
+        """Forget old ids once in a while.
 
         A failure is nobody's: what was to be written is written, and must not be again.
         """
@@ -530,6 +533,8 @@ class Runner:
             lease = _Lease(self)
             try:
                 seq = await self._fence_off(await lease.get(), namespace, lost)
+                if seq is None and time.time() - lost.began > _KEPT / 2:
+                    raise UnavailableError("this process was stopped for so long that its id may be forgotten")
                 break
             except (MemoryStoreError, *DriverError) as error:  # also: closed meanwhile, or no connection to be had
                 if not is_outage(error) or time.monotonic() > deadline:

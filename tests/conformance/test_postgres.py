@@ -34,6 +34,7 @@ from memstate_core.filters import compile_filter
 from memstate_core.protocols import Batch, NewEntry, Position, RecordWrite, Selection
 from memstate_core.storages import _postgres_writes as writes
 from memstate_core.storages._postgres_parts import Ground
+from memstate_core.storages._postgres_runner import _TRIM
 from memstate_core.storages.postgres import AsyncPostgresStorage, PostgresStorage
 from memstate_core.testing.models import User, register_all
 from memstate_core.testing.storage_protocol import Raw, entry, fact, selection
@@ -390,6 +391,33 @@ def test_a_connection_that_breaks_while_old_ids_are_forgotten_repeats_nothing(br
     assert len(runs) == 2
 
 
+def test_an_outcome_that_may_be_forgotten_cannot_be_told(broken: Broken, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("memstate_core.storages._postgres_runner._KEPT", 0.0)
+    broken.proxy.lose_request(containing=b"nobody knows")
+    with pytest.raises(UnavailableError, match=r"cannot be told.*stopped"):
+        broken.store.put_record("c", "k", b"nobody knows")
+
+
+def test_old_ids_are_forgotten_without_looking_at_all(url: str, schema: str) -> None:
+    with PostgresStorage(url, schema=schema) as storage, psycopg.connect(url, autocommit=True) as connection:
+        store = store_on(storage)
+        store.put_record("c", "k", b"v")
+        writes = psycopg.sql.Identifier(schema, "memstate_writes")
+        for at, count in (("2 hours", 5), ("0 hours", 5000)):
+            connection.execute(
+                psycopg.sql.SQL(
+                    "INSERT INTO {} (token, at) SELECT gen_random_uuid(), now() - {}::interval "
+                    "FROM generate_series(1, {})"
+                ).format(writes, at, count)
+            )
+        connection.execute(psycopg.sql.SQL("ANALYZE {}").format(writes))
+        plan = connection.execute(f"EXPLAIN {storage._runner.text(_TRIM)}").fetchall()
+        assert "memstate_writes_by_time" in str(plan)
+        storage._runner._writes = 255
+        store.put_record("c", "k", b"v")
+        assert connection.execute(psycopg.sql.SQL("SELECT count(*) FROM {}").format(writes)).fetchone() == (5002,)
+
+
 def test_sessions_ended_by_the_server_are_replaced(url: str, schema: str) -> None:
     with PostgresStorage(url, schema=schema) as storage:
         store = store_on(storage)
@@ -423,7 +451,7 @@ def test_what_was_fenced_off_is_never_applied(url: str, schema: str) -> None:
                 tx = type("Tx", (), {"batch": batch})()
                 port = await runner.acquire()
                 try:
-                    return await runner._fence_off(port, "default", _Lost(tx, None, token, latest, OSError()))  # type: ignore[arg-type]
+                    return await runner._fence_off(port, "default", _Lost(tx, None, token, latest, OSError(), 0.0))  # type: ignore[arg-type]
                 finally:
                     await runner.source.release(port, broken=False)
 
