@@ -50,9 +50,13 @@ class Port(Protocol):
 
 
 class Source(Protocol):
-    """Where ports come from; ``shown`` names it in errors."""
+    """Where ports come from; ``shown`` names it in errors.
+
+    ``idle_at_most`` is how many connections may have to be found broken, one by one, before there is a new one.
+    """
 
     shown: str
+    idle_at_most: int
 
     async def acquire(self, timeout: float) -> Port: ...
 
@@ -105,17 +109,21 @@ def _has_rows(cursor: Any) -> bool:
 class SyncPort:
     """A port on a :class:`psycopg.Connection`."""
 
-    def __init__(self, connection: psycopg.Connection[Any], prepare: bool | None) -> None:
+    def __init__(self, connection: psycopg.Connection[Any]) -> None:
         self.connection = connection
         self.handle: Any = None  # what the connection came in
         self.restore = not connection.autocommit
+        self.read_committed = False
+        self._cursor = psycopg.RawCursor(connection, row_factory=tuple_row)
+        self._prepare: bool | None = False
+
+    def greet(self, prepare: bool | None) -> None:
         if self.restore:
-            connection.autocommit = True
-        cursor = self._cursor = psycopg.RawCursor(connection, row_factory=tuple_row)
-        known = _greeted.get(connection)
+            self.connection.autocommit = True
+        known = _greeted.get(self.connection)
         if known is None:
-            answer = cursor.execute(_GREETING, prepare=False).fetchall()
-            known = _greeted[connection] = _greeting_of(answer[0], connection, prepare)
+            answer = self._cursor.execute(_GREETING, prepare=False).fetchall()
+            known = _greeted[self.connection] = _greeting_of(answer[0], self.connection, prepare)
         self.read_committed = known.read_committed
         self._prepare = None if known.prepares and prepare is not False else False
 
@@ -161,6 +169,7 @@ class AsyncPort:
 class _SyncSource:
     def __init__(self, shown: str, prepare: bool | None) -> None:
         self.shown = shown
+        self.idle_at_most = 0
         self._prepare = prepare
 
     async def sleep(self, seconds: float) -> None:
@@ -169,7 +178,13 @@ class _SyncSource:
     def _lend(self, connection: psycopg.Connection[Any]) -> SyncPort:
         """A caller's connection, made autocommitting for a while."""
         _refuse_transaction(connection)
-        return SyncPort(connection, self._prepare)
+        port = SyncPort(connection)
+        try:
+            port.greet(self._prepare)
+        except BaseException:
+            self._give_back(port)
+            raise
+        return port
 
     @staticmethod
     def _give_back(port: Any) -> None:
@@ -214,6 +229,7 @@ class SyncPoolSource(_SyncSource):
     def __init__(self, pool: Any, prepare: bool | None) -> None:
         super().__init__("the given pool", prepare)
         self._pool = pool
+        self.idle_at_most = pool.max_size
 
     async def acquire(self, timeout: float) -> Port:
         connection = self._pool.getconn(timeout)
@@ -225,7 +241,7 @@ class SyncPoolSource(_SyncSource):
 
     async def release(self, port: Port, *, broken: bool) -> None:
         if broken:
-            port.connection.close()
+            port.connection.pgconn.finish()  # close() would give some pools' connections back
         self._give_back(port)
         self._pool.putconn(port.connection)
 
@@ -239,6 +255,7 @@ class SyncEngineSource(_SyncSource):
     def __init__(self, engine: sa.Engine, prepare: bool | None) -> None:
         super().__init__(engine.url.render_as_string(hide_password=True), prepare)
         self._engine = engine
+        self.idle_at_most = _size_of(engine.pool)
 
     async def acquire(self, timeout: float) -> Port:
         handle = self._engine.raw_connection()
@@ -287,10 +304,12 @@ class SyncOwnSource(_SyncSource):
     def _connect(self) -> SyncPort:
         connection = psycopg.connect(autocommit=True, **self._arguments)
         try:
-            return SyncPort(connection, self._prepare)
+            port = SyncPort(connection)
+            port.greet(self._prepare)
         except BaseException:
             connection.close()
             raise
+        return port
 
     async def release(self, port: Port, *, broken: bool) -> None:
         assert isinstance(port, SyncPort)
@@ -318,6 +337,7 @@ class SyncOwnSource(_SyncSource):
 class _AsyncSource:
     def __init__(self, shown: str, prepare: bool | None) -> None:
         self.shown = shown
+        self.idle_at_most = 0
         self._prepare = prepare
 
     async def sleep(self, seconds: float) -> None:
@@ -326,7 +346,11 @@ class _AsyncSource:
     async def _lend(self, connection: psycopg.AsyncConnection[Any]) -> AsyncPort:
         _refuse_transaction(connection)
         port = AsyncPort(connection)
-        await port.greet(self._prepare)
+        try:
+            await port.greet(self._prepare)
+        except BaseException:
+            await self._give_back(port)
+            raise
         return port
 
     @staticmethod
@@ -346,7 +370,8 @@ class AsyncConnectionSource(_AsyncSource):
 
     async def acquire(self, timeout: float) -> Port:
         try:
-            await asyncio.wait_for(self._lock.acquire(), timeout)
+            async with asyncio.timeout(timeout):
+                await self._lock.acquire()
         except TimeoutError:
             raise _exhausted(self.shown, timeout) from None
         try:
@@ -374,6 +399,7 @@ class AsyncPoolSource(_AsyncSource):
     def __init__(self, pool: Any, prepare: bool | None) -> None:
         super().__init__("the given pool", prepare)
         self._pool = pool
+        self.idle_at_most = pool.max_size
 
     async def acquire(self, timeout: float) -> Port:
         connection = await self._pool.getconn(timeout)
@@ -385,7 +411,7 @@ class AsyncPoolSource(_AsyncSource):
 
     async def release(self, port: Port, *, broken: bool) -> None:
         if broken:
-            await port.connection.close()
+            port.connection.pgconn.finish()
         await self._give_back(port)
         await self._pool.putconn(port.connection)
 
@@ -399,6 +425,7 @@ class AsyncEngineSource(_AsyncSource):
     def __init__(self, engine: AsyncEngine, prepare: bool | None) -> None:
         super().__init__(engine.url.render_as_string(hide_password=True), prepare)
         self._engine = engine
+        self.idle_at_most = _size_of(engine.pool)
 
     async def acquire(self, timeout: float) -> Port:
         handle = await self._engine.raw_connection()
@@ -436,7 +463,8 @@ class AsyncOwnSource(_AsyncSource):
     async def acquire(self, timeout: float) -> Port:
         if self._free.locked():
             try:
-                await asyncio.wait_for(self._free.acquire(), timeout)
+                async with asyncio.timeout(timeout):
+                    await self._free.acquire()
             except TimeoutError:
                 raise _exhausted(self.shown, timeout) from None
         else:
@@ -491,6 +519,10 @@ async def _in_greenlet(function: Any) -> None:
     from sqlalchemy.util import greenlet_spawn
 
     await greenlet_spawn(function)
+
+
+def _size_of(pool: sa.Pool) -> int:
+    return pool.size() if isinstance(pool, sa.QueuePool) else 1
 
 
 def _exhausted(shown: str, timeout: float) -> UnavailableError:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import enum
 import hashlib
+import itertools
 import os
 import random
 import re
@@ -264,12 +265,13 @@ class Runner:
     async def read(self, namespace: str, work: Work[T], *, snapshot: bool) -> T:
         self._enter()
         try:
-            for attempt in range(_RETRIES + 1):
+            for attempt in itertools.count():
                 lease = _Lease(self)
                 try:
                     return await self._read(lease, namespace, work, snapshot)
                 except DriverError as error:
-                    if attempt == _RETRIES or self._closed or not (is_outage(error) or is_race(error)):
+                    last = attempt >= _RETRIES + self.source.idle_at_most
+                    if last or self._closed or not (is_outage(error) or is_race(error)):
                         self._translate(error)
                     await self._pause(attempt)
                 finally:
@@ -334,7 +336,7 @@ class Runner:
                 await lease.end()
             failures += 1
             outages += is_outage(reason)
-            if time.monotonic() > deadline or outages > _RETRIES:
+            if time.monotonic() > deadline or outages > _RETRIES + self.source.idle_at_most:
                 if isinstance(reason, DriverError):
                     raise reason
                 raise UnavailableError(

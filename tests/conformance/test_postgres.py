@@ -283,6 +283,11 @@ def test_an_encoding_that_cannot_hold_every_text(url: str) -> None:
     base, _, _ = url.rpartition("/")
     with PostgresStorage(f"{base}/latin") as storage, pytest.raises(StorageError, match="UTF8"):
         store_on(storage).count()
+    with psycopg.connect(f"{base}/latin") as given:
+        for _ in range(2):
+            with pytest.raises(StorageError, match="UTF8"):
+                store_on(PostgresStorage(given)).count()
+            assert not given.autocommit
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute("DROP DATABASE latin WITH (FORCE)")
 
@@ -430,6 +435,32 @@ def test_sessions_ended_by_the_server_are_replaced(url: str, schema: str) -> Non
                 )
         assert store.count() == 10
         assert len(store.history("s")) == 10
+
+
+@pytest.mark.parametrize("kind", ["engine", "pool", "pool whose connections give themselves back"])
+def test_a_pool_whose_connections_were_all_ended_is_used_again(url: str, schema: str, kind: str) -> None:
+    given: Any
+    if kind == "engine":
+        given = sa.create_engine(url.replace("postgresql", "postgresql+psycopg"), pool_size=6)
+        held = [given.raw_connection() for _ in range(6)]
+        for connection in held:
+            connection.close()
+    else:
+        returns = "give" in kind
+        given = psycopg_pool.ConnectionPool(url, min_size=6, max_size=6, close_returns=returns, open=True)
+        given.wait()
+    with PostgresStorage(given, schema=schema, timeout=5) as storage:
+        store = store_on(storage)
+        for action in (store.count, lambda: store.commit(Fact("note", {}))):
+            action()
+            with psycopg.connect(url, autocommit=True) as connection:
+                connection.execute(
+                    "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity "
+                    "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+                )
+            action()
+        assert store.count() == 2
+    given.dispose() if kind == "engine" else given.close()
 
 
 def test_what_was_fenced_off_is_never_applied(url: str, schema: str) -> None:
