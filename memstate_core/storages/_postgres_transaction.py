@@ -343,7 +343,7 @@ class WriteTransaction(ReadTransaction):
             (row,) = await self._ask(sql.FACT_TO_WRITE, id=ids[0])
             stamp, latest = row[_WIDTH:]
             self._latest[ids[0]] = latest or 0
-            self.ground.facts.setdefault(ids[0], stamp)
+            self._saw(ids[0], stamp)
             if stamp is not None:
                 found[ids[0]] = _fact(row)
         elif ids:
@@ -352,7 +352,7 @@ class WriteTransaction(ReadTransaction):
                 found[row[0]] = _fact(row)
                 stamps[row[0]] = row[_WIDTH]
             for id_ in ids:
-                self.ground.facts.setdefault(id_, stamps.get(id_))
+                self._saw(id_, stamps.get(id_))
         return found
 
     async def holders(self, singletons: Sequence[str]) -> dict[str, StoredFact]:
@@ -366,11 +366,15 @@ class WriteTransaction(ReadTransaction):
         for row in rows:
             stamp, latest = row[_WIDTH:]
             fact = _fact(row)
-            self.ground.facts.setdefault(fact.id, stamp)
+            self._saw(fact.id, stamp)
             self._latest[fact.id] = latest or 0
             assert fact.singleton is not None
             found[fact.singleton] = fact
         return found
+
+    def _saw(self, fact_id: str, stamp: int | None) -> None:
+        """What was seen first counts: if a fact was found otherwise since, its transaction must run again."""
+        self.ground.facts.setdefault(fact_id, self.ground.selected.get(fact_id, stamp))
 
     async def latest_versions(self, ids: Sequence[str]) -> dict[str, int]:
         unknown = [id_ for id_ in ids if id_ not in self._latest]

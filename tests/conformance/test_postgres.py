@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -971,3 +972,63 @@ def test_a_version_number_is_not_used_twice(url: str, schema: str) -> None:
         assert store.get("n")["version"] == 2  # type: ignore[index]
         with pytest.raises(ConflictError):
             run(raw.storage.write("default", lambda tx: tx.write(Batch(entry("t"), [FactChange(None, fact("n"))]))))
+
+
+@pytest.mark.parametrize("look", ["facts", "holders"])
+def test_a_fact_that_came_back_since_it_was_selected_is_not_taken_for_the_same(
+    url: str, schema: str, look: str
+) -> None:
+    with PostgresStorage(url, schema=schema) as storage, PostgresStorage(url, schema=schema) as other:
+        raw, twin = Raw(storage), Raw(other)
+        run(raw.put(fact("a", singleton="p")))
+        runs: list[int] = []
+
+        async def work(tx: Any) -> None:
+            (before,) = await tx.select(selection(typename="note"))
+            latest = (await tx.latest_versions(["a"])).get("a", 1)
+            runs.append(latest)
+            if len(runs) == 1:
+                run(twin.put(fact("a", 2, singleton="p")))
+                now = run(twin.facts("a"))["a"]
+                run(twin.write(Batch(entry(), [FactChange(now, before)], restores=True)))
+            await (tx.facts(["a"]) if look == "facts" else tx.holders(["p"]))
+            await tx.write(Batch(entry("s"), [FactChange(before, before._replace(version=latest + 1))]))
+
+        run(storage.write("n", work))
+        assert runs == [1, 2]
+        assert run(raw.facts("a"))["a"].version == 3
+
+
+def test_a_version_number_is_not_used_twice_for_a_fact_that_nobody_looked_at(url: str, schema: str) -> None:
+    """What is decided after hooks were told was looked at by an earlier transaction."""
+    with PostgresStorage(url, schema=schema) as storage, PostgresStorage(url, schema=schema) as other:
+        raw, twin = Raw(storage), Raw(other)
+        run(raw.put(fact("a")))
+        run(raw.put(fact("b"), session_id="s"))
+        before = run(raw.facts("a"))["a"]
+        changed = before._replace(version=2, payload="[]")
+        blocked = threading.Event()
+        with psycopg.connect(url) as connection:  # somebody has the session's row, and in the end does not move it
+            sessions = psycopg.sql.Identifier(schema, "memstate_sessions")
+            connection.execute(psycopg.sql.SQL("SELECT 1 FROM {} WHERE session = '=s' FOR UPDATE").format(sessions))
+            failures: list[BaseException] = []
+
+            def decide() -> None:
+                blocked.set()
+                try:
+                    run(raw.write(Batch(entry("s"), [FactChange(before, changed)])))
+                except BaseException as error:
+                    failures.append(error)
+
+            thread = threading.Thread(target=decide)
+            thread.start()
+            assert blocked.wait(10)
+            while not connection.execute("SELECT count(*) FROM pg_locks WHERE NOT granted").fetchone()[0]:  # type: ignore[index]
+                time.sleep(0.01)
+            run(twin.put(fact("a", 2)))
+            now = run(twin.facts("a"))["a"]
+            run(twin.write(Batch(entry(), [FactChange(now, before)], restores=True)))
+            connection.rollback()
+            thread.join()
+        assert [type(error) for error in failures] == [ConflictError]
+        assert run(raw.facts("a"))["a"] == before
