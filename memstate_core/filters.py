@@ -331,7 +331,7 @@ _CONDITIONS: Final[dict[str, Callable[[Any], Test]]] = {
 
 
 def _range_of(path: str, operator: str, operand: Any) -> Range | None:
-    if isinstance(operand, str) and not operand.isascii() and not _encodes(operand):
+    if isinstance(operand, str) and not operand.isascii() and not encodes(operand):
         return None  # no stored text has a lone surrogate, and no database takes one as a parameter
     if operator == "$eq":
         kind, key = index_key(operand)
@@ -346,7 +346,8 @@ def _range_of(path: str, operator: str, operand: Any) -> Range | None:
     return None
 
 
-def _encodes(text: str) -> bool:
+def encodes(text: str) -> bool:
+    """Whether it is Unicode text, without lone surrogates."""
     try:
         text.encode()
     except UnicodeEncodeError:

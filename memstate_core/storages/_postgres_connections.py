@@ -12,7 +12,7 @@ import threading
 import time
 import weakref
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 import psycopg
 import sqlalchemy as sa
@@ -28,13 +28,19 @@ Rows = Sequence[Sequence[Any]]
 
 IDLE: Final = TransactionStatus.IDLE
 _USABLE: Final = (IDLE, TransactionStatus.INTRANS, TransactionStatus.INERROR)
-_GREETING: Final = "SELECT pg_backend_pid(), current_setting('server_encoding')"
+_GREETING: Final = (
+    "SELECT pg_backend_pid(), current_setting('server_encoding'), current_setting('transaction_isolation')"
+)
 
 
 class Port(Protocol):
-    """A connection while somebody has it."""
+    """A connection while somebody has it.
+
+    ``read_committed`` says whether a statement by itself runs at that isolation, which somebody may have changed.
+    """
 
     connection: Any
+    read_committed: bool
 
     async def execute(self, text: str, values: Sequence[Any] = ()) -> Rows: ...
 
@@ -44,9 +50,13 @@ class Port(Protocol):
 
 
 class Source(Protocol):
-    """Where ports come from; ``shown`` names it in errors."""
+    """Where ports come from; ``shown`` names it in errors.
+
+    ``idle_at_most`` is how many connections may have to be found broken, one by one, before there is a new one.
+    """
 
     shown: str
+    idle_at_most: int
 
     async def acquire(self, timeout: float) -> Port: ...
 
@@ -69,20 +79,26 @@ def _refuse_transaction(connection: Any) -> None:
         raise StorageError("the given connection is in the midst of a transaction; commit or roll it back first")
 
 
-# Whether statements may be prepared on a connection, for those that come again.
-_greeted: Final[weakref.WeakKeyDictionary[Any, bool]] = weakref.WeakKeyDictionary()
+class _Greeting(NamedTuple):
+    prepares: bool
+    read_committed: bool
 
 
-def _prepares(greeting: Sequence[Any], connection: Any, wanted: bool | None) -> bool:
-    """Whether statements may be prepared on a connection.
+# What is known of connections, for those that come again.
+_greeted: Final[weakref.WeakKeyDictionary[Any, _Greeting]] = weakref.WeakKeyDictionary()
+
+
+def _greeting_of(answer: Sequence[Any], connection: Any, wanted: bool | None) -> _Greeting:
+    """Whether statements may be prepared on a connection, and are READ COMMITTED.
 
     A pooler between us and the server gives out process ids of its own, and may hand our next statement to
     a server process that does not know what was prepared, or knows another statement by the name.
     """
-    pid, encoding = greeting
+    pid, encoding, isolation = answer
     if encoding != "UTF8":
         raise StorageError(f"the database is encoded in {encoding}, which cannot hold every text; make one in UTF8")
-    return pid == connection.pgconn.backend_pid if wanted is None else wanted
+    prepares = pid == connection.pgconn.backend_pid if wanted is None else wanted
+    return _Greeting(prepares, isolation == "read committed")
 
 
 def _has_rows(cursor: Any) -> bool:
@@ -93,18 +109,23 @@ def _has_rows(cursor: Any) -> bool:
 class SyncPort:
     """A port on a :class:`psycopg.Connection`."""
 
-    def __init__(self, connection: psycopg.Connection[Any], prepare: bool | None) -> None:
+    def __init__(self, connection: psycopg.Connection[Any]) -> None:
         self.connection = connection
         self.handle: Any = None  # what the connection came in
         self.restore = not connection.autocommit
+        self.read_committed = False
+        self._cursor = psycopg.RawCursor(connection, row_factory=tuple_row)
+        self._prepare: bool | None = False
+
+    def greet(self, prepare: bool | None) -> None:
         if self.restore:
-            connection.autocommit = True
-        cursor = self._cursor = psycopg.RawCursor(connection, row_factory=tuple_row)
-        known = _greeted.get(connection)
+            self.connection.autocommit = True
+        known = _greeted.get(self.connection)
         if known is None:
-            greeting = cursor.execute(_GREETING, prepare=False).fetchall()
-            known = _greeted[connection] = _prepares(greeting[0], connection, prepare)
-        self._prepare = None if known and prepare is not False else False
+            answer = self._cursor.execute(_GREETING, prepare=False).fetchall()
+            known = _greeted[self.connection] = _greeting_of(answer[0], self.connection, prepare)
+        self.read_committed = known.read_committed
+        self._prepare = None if known.prepares and prepare is not False else False
 
     async def execute(self, text: str, values: Sequence[Any] = ()) -> Rows:
         cursor = self._cursor
@@ -124,15 +145,17 @@ class AsyncPort:
         self.restore = not connection.autocommit
         self._cursor = psycopg.AsyncRawCursor(connection, row_factory=tuple_row)
         self._prepare: bool | None = False
+        self.read_committed = False
 
     async def greet(self, prepare: bool | None) -> None:
         if self.restore:
             await self.connection.set_autocommit(True)
         known = _greeted.get(self.connection)
         if known is None:
-            greeting = await (await self._cursor.execute(_GREETING, prepare=False)).fetchall()
-            known = _greeted[self.connection] = _prepares(greeting[0], self.connection, prepare)
-        self._prepare = None if known and prepare is not False else False
+            answer = await (await self._cursor.execute(_GREETING, prepare=False)).fetchall()
+            known = _greeted[self.connection] = _greeting_of(answer[0], self.connection, prepare)
+        self.read_committed = known.read_committed
+        self._prepare = None if known.prepares and prepare is not False else False
 
     async def execute(self, text: str, values: Sequence[Any] = ()) -> Rows:
         cursor = self._cursor
@@ -146,6 +169,7 @@ class AsyncPort:
 class _SyncSource:
     def __init__(self, shown: str, prepare: bool | None) -> None:
         self.shown = shown
+        self.idle_at_most = 0
         self._prepare = prepare
 
     async def sleep(self, seconds: float) -> None:
@@ -154,7 +178,13 @@ class _SyncSource:
     def _lend(self, connection: psycopg.Connection[Any]) -> SyncPort:
         """A caller's connection, made autocommitting for a while."""
         _refuse_transaction(connection)
-        return SyncPort(connection, self._prepare)
+        port = SyncPort(connection)
+        try:
+            port.greet(self._prepare)
+        except BaseException:
+            self._give_back(port)
+            raise
+        return port
 
     @staticmethod
     def _give_back(port: Any) -> None:
@@ -199,6 +229,7 @@ class SyncPoolSource(_SyncSource):
     def __init__(self, pool: Any, prepare: bool | None) -> None:
         super().__init__("the given pool", prepare)
         self._pool = pool
+        self.idle_at_most = pool.max_size
 
     async def acquire(self, timeout: float) -> Port:
         connection = self._pool.getconn(timeout)
@@ -210,7 +241,7 @@ class SyncPoolSource(_SyncSource):
 
     async def release(self, port: Port, *, broken: bool) -> None:
         if broken:
-            port.connection.close()
+            port.connection.pgconn.finish()  # close() would give some pools' connections back
         self._give_back(port)
         self._pool.putconn(port.connection)
 
@@ -224,6 +255,7 @@ class SyncEngineSource(_SyncSource):
     def __init__(self, engine: sa.Engine, prepare: bool | None) -> None:
         super().__init__(engine.url.render_as_string(hide_password=True), prepare)
         self._engine = engine
+        self.idle_at_most = _size_of(engine.pool)
 
     async def acquire(self, timeout: float) -> Port:
         handle = self._engine.raw_connection()
@@ -272,10 +304,12 @@ class SyncOwnSource(_SyncSource):
     def _connect(self) -> SyncPort:
         connection = psycopg.connect(autocommit=True, **self._arguments)
         try:
-            return SyncPort(connection, self._prepare)
+            port = SyncPort(connection)
+            port.greet(self._prepare)
         except BaseException:
             connection.close()
             raise
+        return port
 
     async def release(self, port: Port, *, broken: bool) -> None:
         assert isinstance(port, SyncPort)
@@ -303,6 +337,7 @@ class SyncOwnSource(_SyncSource):
 class _AsyncSource:
     def __init__(self, shown: str, prepare: bool | None) -> None:
         self.shown = shown
+        self.idle_at_most = 0
         self._prepare = prepare
 
     async def sleep(self, seconds: float) -> None:
@@ -311,7 +346,11 @@ class _AsyncSource:
     async def _lend(self, connection: psycopg.AsyncConnection[Any]) -> AsyncPort:
         _refuse_transaction(connection)
         port = AsyncPort(connection)
-        await port.greet(self._prepare)
+        try:
+            await port.greet(self._prepare)
+        except BaseException:
+            await self._give_back(port)
+            raise
         return port
 
     @staticmethod
@@ -331,7 +370,8 @@ class AsyncConnectionSource(_AsyncSource):
 
     async def acquire(self, timeout: float) -> Port:
         try:
-            await asyncio.wait_for(self._lock.acquire(), timeout)
+            async with asyncio.timeout(timeout):
+                await self._lock.acquire()
         except TimeoutError:
             raise _exhausted(self.shown, timeout) from None
         try:
@@ -359,6 +399,7 @@ class AsyncPoolSource(_AsyncSource):
     def __init__(self, pool: Any, prepare: bool | None) -> None:
         super().__init__("the given pool", prepare)
         self._pool = pool
+        self.idle_at_most = pool.max_size
 
     async def acquire(self, timeout: float) -> Port:
         connection = await self._pool.getconn(timeout)
@@ -370,7 +411,7 @@ class AsyncPoolSource(_AsyncSource):
 
     async def release(self, port: Port, *, broken: bool) -> None:
         if broken:
-            await port.connection.close()
+            port.connection.pgconn.finish()
         await self._give_back(port)
         await self._pool.putconn(port.connection)
 
@@ -384,6 +425,7 @@ class AsyncEngineSource(_AsyncSource):
     def __init__(self, engine: AsyncEngine, prepare: bool | None) -> None:
         super().__init__(engine.url.render_as_string(hide_password=True), prepare)
         self._engine = engine
+        self.idle_at_most = _size_of(engine.pool)
 
     async def acquire(self, timeout: float) -> Port:
         handle = await self._engine.raw_connection()
@@ -421,7 +463,8 @@ class AsyncOwnSource(_AsyncSource):
     async def acquire(self, timeout: float) -> Port:
         if self._free.locked():
             try:
-                await asyncio.wait_for(self._free.acquire(), timeout)
+                async with asyncio.timeout(timeout):
+                    await self._free.acquire()
             except TimeoutError:
                 raise _exhausted(self.shown, timeout) from None
         else:
@@ -476,6 +519,10 @@ async def _in_greenlet(function: Any) -> None:
     from sqlalchemy.util import greenlet_spawn
 
     await greenlet_spawn(function)
+
+
+def _size_of(pool: sa.Pool) -> int:
+    return pool.size() if isinstance(pool, sa.QueuePool) else 1
 
 
 def _exhausted(shown: str, timeout: float) -> UnavailableError:

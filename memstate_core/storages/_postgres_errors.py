@@ -14,11 +14,12 @@ DriverError: Final = (psycopg.Error, sa.exc.SQLAlchemyError)
 # The transaction can be run again, and may then succeed: serialisation failure, deadlock, a lock not to be had.
 _RACES: Final = ("40001", "40P01", "55P03")
 # The server is going away, coming up, or has no room for more.
-_PASSING: Final = ("08", "53", "57P01", "57P02", "57P03", "57P05", "58")
+# 25P03 and 25P04: the server has ended a session whose transaction took too long.
+_PASSING: Final = ("08", "25P03", "25P04", "53", "57P01", "57P02", "57P03", "57P05", "58")
 
 
-def is_race(error: psycopg.Error) -> bool:
-    return error.sqlstate in _RACES
+def is_race(error: BaseException) -> bool:
+    return isinstance(error, psycopg.Error) and error.sqlstate in _RACES
 
 
 def is_outage(error: BaseException) -> bool:
@@ -48,7 +49,7 @@ def translate(error: BaseException, shown: str) -> NoReturn:
         ) from error
     if is_outage(error):
         raise UnavailableError(f"{shown} cannot be reached: {reason}") from error
-    if isinstance(error, psycopg.Error) and is_race(error):
+    if is_race(error):
         raise UnavailableError(f"{shown}: {reason}; try again") from error
     if isinstance(error, psycopg.IntegrityError):
         raise ConflictError(f"the database refused the change: {reason}") from error

@@ -39,6 +39,7 @@ _FACT_INPUT: Final = (
     ("place", "bigint"),
     ("plain", "boolean"),
 )
+_VERSION: Final = [name for name, _ in _FACT_INPUT].index("version")
 _BEFORE_INPUT: Final = (("was", "bigint"), ("stamp", "bigint"))
 _FIELD_INPUT: Final = (
     ("ordinal", "bigint"),
@@ -142,11 +143,10 @@ def _lock(made: WriteStatement, ids: Sequence[str], kept: Sequence[tuple[str, in
         f"SELECT f.id, f.stamp FROM {_F} f, entry e WHERE f.namespace = $1 AND f.id = ANY ({wanted}) "
         "ORDER BY f.id FOR UPDATE OF f",
     )
-    if kept:
-        source = made.rows((("id", "text"), ("stamp", "bigint")), kept)
-        made.facts.append(
-            f"(SELECT count(*) FROM locked f JOIN {source} ON f.id = x.id AND f.stamp = x.stamp) = {len(kept)}"
-        )
+    source = made.rows((("id", "text"), ("stamp", "bigint")), kept)
+    made.facts.append(
+        f"(SELECT count(*) FROM locked f JOIN {source} ON f.id = x.id AND f.stamp = x.stamp) = {len(kept)}"
+    )
 
 
 def _made_by(batch: Batch) -> str:
@@ -169,14 +169,21 @@ def _insert(
     )
     made.facts.append(made.counted("made", len(new)))
     if looked_for:
-        # The ids are the caller's, so another transaction may have made and removed the fact after this statement's
-        # snapshot was taken; a volatile function sees that, and nobody can do it now that the fact is here.
-        used = f"{_V.partition('.')[0]}.memstate_used"
-        source = made.rows((("id", "text"), ("version", "bigint")), looked_for, "u")
-        made.facts.append(
-            f"(SELECT count(*) FROM made m) = {len(new)} AND NOT EXISTS "
-            f"(SELECT 1 FROM {source} WHERE {used}($1, u.id, u.version))"
-        )
+        _check_unused(made, "made", len(new), looked_for)
+
+
+def _check_unused(made: WriteStatement, part: str, count: int, versions: Sequence[tuple[Any, ...]]) -> None:
+    """See that facts of a part that has just written ``count`` never had these versions.
+
+    Another transaction may have given and taken them back after this statement's snapshot was taken; a volatile
+    function sees that, and nobody can do it now that the facts are locked.
+    """
+    used = f"{_V.partition('.')[0]}.memstate_used"
+    source = made.rows((("id", "text"), ("version", "bigint")), versions, "u")
+    made.facts.append(
+        f"(SELECT count(*) FROM {part} m) = {count} AND NOT EXISTS "
+        f"(SELECT 1 FROM {source} WHERE {used}($1, u.id, u.version))"
+    )
 
 
 def _archive(made: WriteStatement, ids: Sequence[str]) -> str:
@@ -196,11 +203,6 @@ def _archive(made: WriteStatement, ids: Sequence[str]) -> str:
 
 def _update(made: WriteStatement, batch: Batch, changed: Sequence[tuple[Any, ...]], theirs: str) -> None:
     source = made.rows((*_FACT_INPUT, *_BEFORE_INPUT), changed)
-    unused = ""
-    if not batch.restores and any(row[-1] is None for row in changed):
-        unused = (
-            f" AND NOT EXISTS (SELECT 1 FROM {_V} v WHERE v.namespace = $1 AND v.id = x.id AND v.version >= x.version)"
-        )
     made.part(
         "changed",
         f"UPDATE {_F} f SET type = x.type, payload = x.payload, source = x.source, session_id = x.session_id, "
@@ -208,9 +210,12 @@ def _update(made: WriteStatement, batch: Batch, changed: Sequence[tuple[Any, ...
         f"singleton = x.singleton, ordinal = coalesce(x.ordinal, (e.seq << {_SHIFT}) | x.place), "
         f"made_by = {_made_by(batch)}, stamp = e.seq, plain = x.plain FROM entry e, {source} "
         f"WHERE f.namespace = $1 AND {theirs} AND f.id = x.id AND f.version = x.was "
-        f"AND f.stamp = coalesce(x.stamp, f.stamp){unused}{_after_locks(made)} RETURNING 1",
+        f"AND f.stamp = coalesce(x.stamp, f.stamp){_after_locks(made)} RETURNING 1",
     )
     made.facts.append(made.counted("changed", len(changed)))
+    unseen = [(row[0], row[_VERSION]) for row in changed if row[-1] is None]
+    if unseen and not batch.restores:
+        _check_unused(made, "changed", len(changed), unseen)
 
 
 def field_key(namespace: str, typename: str, path: str) -> str:

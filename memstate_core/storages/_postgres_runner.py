@@ -11,8 +11,10 @@ what it relied on is changed so that it can never be applied any more, unless it
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import hashlib
+import itertools
 import os
 import random
 import re
@@ -25,7 +27,7 @@ from typing import Any, Final, TypeVar
 import psycopg
 from pydantic_core import to_json
 
-from memstate_core.errors import ClosedError, ConflictError, StorageError, UnavailableError
+from memstate_core.errors import ClosedError, ConflictError, MemoryStoreError, StorageError, UnavailableError
 from memstate_core.facts import StoredFact
 from memstate_core.protocols import Batch, ClaimsLost, Work
 from memstate_core.storages import _postgres_statements as sql
@@ -55,8 +57,9 @@ T = TypeVar("T")
 _PATIENT: Final = 3  # so often is a work refused before it stands in the queue
 _RETRIES: Final = 3  # so often is a read tried again on a new connection
 _TRIM_EVERY: Final = 256  # writes without an entry
-_KEPT: Final = "1 day"
+_KEPT: Final = 3600  # so many seconds is an id of one kept
 
+_BEGIN: Final = "BEGIN ISOLATION LEVEL READ COMMITTED"
 _BEGIN_SNAPSHOT: Final = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 _LOCK_WRITERS: Final = f"LOCK TABLE {name_of(FACTS)} IN SHARE ROW EXCLUSIVE MODE"
 _MAKE_NAMESPACE: Final = (
@@ -76,7 +79,7 @@ SELECT $1, $2, 0, 0, {_NEXT_SEQ} WHERE $4::bigint = 0 ON CONFLICT (namespace, se
 _FENCE_WRITE: Final = f"""
 INSERT INTO {name_of(WRITES)} (token) VALUES ($1::uuid) ON CONFLICT (token) DO NOTHING RETURNING 1
 """
-_TRIM: Final = f"DELETE FROM {name_of(WRITES)} WHERE at < now() - interval '{_KEPT}'"
+_TRIM: Final = f"DELETE FROM {name_of(WRITES)} WHERE at < now() - interval '{_KEPT} seconds'"
 _WORD: Final = re.compile(f"{GROUND}|{FACTS_CHANGED}|{CLAIMS}")
 
 
@@ -108,6 +111,7 @@ class _Lost(Exception):
     token: str
     latest: int
     error: BaseException
+    began: float
 
 
 @dataclass(slots=True)
@@ -128,10 +132,13 @@ class _Lease:
         self.asked += 1
         return await (self.port or await self.get()).execute(text, values)
 
-    async def begin(self, text: str = "BEGIN") -> None:
-        if not self.begun:
-            await (await self.get()).script(text)
-            self.begun = True
+    async def begin(self, text: str | None = None) -> bool:
+        """Begin a transaction, by default one that writes, unless one was begun; whether none was."""
+        if self.begun:
+            return False
+        await (await self.get()).script(text or self.runner.begin_writing)
+        self.begun = True
+        return True
 
     async def commit(self) -> None:
         if self.begun:
@@ -185,6 +192,13 @@ class Runner:
         self._ready = False
         self._closed = False
         self._inside = threading.local() if refuse_nesting else None
+        # What a client that was paused or cut off holds, the server takes from it, so that others need not wait for it;
+        # not where a lock is held while new index entries are computed, which takes as long as there are facts.
+        milliseconds = max(1, int(timeout * 1000))
+        self.begin_exclusive = f"{_BEGIN}; SET LOCAL lock_timeout = {milliseconds}"
+        self.begin_writing = f"{self.begin_exclusive}; SET LOCAL idle_in_transaction_session_timeout = {milliseconds}"
+        if distributed:
+            self.begin_writing = "BEGIN"
 
     def text(self, text: str) -> str:
         return in_schema(text, self.prefix)
@@ -251,12 +265,13 @@ class Runner:
     async def read(self, namespace: str, work: Work[T], *, snapshot: bool) -> T:
         self._enter()
         try:
-            for attempt in range(_RETRIES + 1):
+            for attempt in itertools.count():
                 lease = _Lease(self)
                 try:
                     return await self._read(lease, namespace, work, snapshot)
                 except DriverError as error:
-                    if attempt == _RETRIES or self._closed or not is_outage(error):
+                    last = attempt >= _RETRIES + self.source.idle_at_most
+                    if last or self._closed or not (is_outage(error) or is_race(error)):
                         self._translate(error)
                     await self._pause(attempt)
                 finally:
@@ -266,10 +281,12 @@ class Runner:
             self._leave()
 
     async def _read(self, lease: _Lease, namespace: str, work: Work[T], snapshot: bool) -> T:
-        tx = ReadTransaction(lease.ask, namespace, self.prefix, documents=self._payload_index)
-        if not snapshot:
-            return await work(tx)
-        await lease.begin(_BEGIN_SNAPSHOT)
+        async def hold() -> bool:
+            return await lease.begin(_BEGIN_SNAPSHOT)
+
+        tx = ReadTransaction(lease.ask, namespace, self.prefix, documents=self._payload_index, hold=hold)
+        if snapshot:
+            await hold()
         result = await work(tx)
         await lease.commit()
         return result
@@ -292,7 +309,7 @@ class Runner:
     async def _write_until_done(self, namespace: str, work: Work[T]) -> T:
         deadline = time.monotonic() + self.timeout
         mode = Mode.FAST
-        failures = 0
+        failures = outages = 0
         while True:
             lease = _Lease(self)
             try:
@@ -311,15 +328,16 @@ class Runner:
                 reason: BaseException = lost.error
             except _Refused as refused:
                 reason = refused
-            except psycopg.Error as error:
+            except DriverError as error:
                 if not (is_race(error) or is_outage(error)) or self._closed:
                     raise
                 reason = error
             finally:
                 await lease.end()
             failures += 1
-            if time.monotonic() > deadline or (isinstance(reason, psycopg.Error) and failures > _RETRIES):
-                if isinstance(reason, psycopg.Error):
+            outages += is_outage(reason)
+            if time.monotonic() > deadline or outages > _RETRIES + self.source.idle_at_most:
+                if isinstance(reason, DriverError):
                     raise reason
                 raise UnavailableError(
                     f"other transactions were in the way for {self.timeout:g} s; nothing was written, try again"
@@ -374,7 +392,7 @@ class Runner:
             await lease.begin()
             await lease.ask(self.text(_LOCK_NAMESPACE), (key_of(namespace),))
         elif mode is Mode.EXCLUSIVE:
-            await lease.begin(f"BEGIN; {self.text(_LOCK_WRITERS)}")
+            await lease.begin(f"{self.begin_exclusive}; {self.text(_LOCK_WRITERS)}")
         else:
             await lease.begin()
             digest = hashlib.sha256(f"{self.prefix} {namespace}".encode()).digest()
@@ -398,18 +416,21 @@ class Runner:
             session_id = batch.entry.session_id
             known = tx.ground.positions.get(session_id) or self._positions.guess(namespace, session_id)
             latest = (known or await tx.real_position(session_id))[1]
-        token = os.urandom(16).hex()
+        # The time comes first, so that ids that are kept are put in at one end of their index.
+        token = (int(time.time() * 1000).to_bytes(6) + os.urandom(10)).hex()
         text, values = statement_of(batch, key_of(namespace), token, tx.ground, latest, shared=self._distributed)
         swapping = places_that_swap(batch.changes)
+        began = time.time()
         try:
-            if swapping:
+            if swapping or not (port.read_committed or self._distributed):
                 await lease.begin()
+            if swapping:
                 await port.execute(self.text(LEAVE_PLACES), (key_of(namespace), to_json(swapping).decode()))
             rows = await port.execute(self.text(text), values)
             await lease.commit()
         except psycopg.Error as error:
             if port.connection.closed or is_outage(error):
-                raise _Lost(tx, result, token, latest, error) from error
+                raise _Lost(tx, result, token, latest, error, began) from error
             await lease.roll_back()
             self._forget(namespace, tx)
             word = _word_of(error)
@@ -445,10 +466,14 @@ class Runner:
             self._positions.forget_ground(namespace)
 
     async def _trim(self, port: Port) -> None:
-        """Forget old ids once in a while; a transaction that is still on its way then cannot be told to be."""
+        """Forget old ids once in a while.
+
+        A failure is nobody's: what was to be written is written, and must not be again.
+        """
         self._writes += 1
         if self._writes % _TRIM_EVERY == 0:
-            await port.execute(self.text(_TRIM))
+            with contextlib.suppress(psycopg.Error):
+                await port.execute(self.text(_TRIM))
 
     # When it did not go well
 
@@ -510,9 +535,11 @@ class Runner:
             lease = _Lease(self)
             try:
                 seq = await self._fence_off(await lease.get(), namespace, lost)
+                if seq is None and time.time() - lost.began > _KEPT / 2:
+                    raise UnavailableError("this process was stopped for so long that its id may be forgotten")
                 break
-            except (ClosedError, *DriverError) as error:
-                if isinstance(error, ClosedError) or not is_outage(error) or time.monotonic() > deadline:
+            except (MemoryStoreError, *DriverError) as error:  # also: closed meanwhile, or no connection to be had
+                if not is_outage(error) or time.monotonic() > deadline:
                     raise UnavailableError(
                         f"the connection to {self.source.shown} broke while a transaction was being written "
                         f"({lost.error}), and whether it was cannot be told: {error}; look before trying again"

@@ -13,6 +13,7 @@ from memstate_core.storages._postgres_connections import Port, Source
 from memstate_core.storages._postgres_tables import (
     PAYLOAD_INDEX,
     VERSIONS,
+    WRITES,
     first_migration,
     in_schema,
     name_of,
@@ -36,6 +37,7 @@ $$
 
 MIGRATIONS: Final[Sequence[Callable[[], Sequence[str]]]] = [
     lambda: [*first_migration(), _USED],
+    lambda: [f"CREATE INDEX memstate_writes_by_time ON {name_of(WRITES)} (at)"],
 ]
 
 _APPLIED: Final = f"SELECT coalesce(max(number), 0) FROM {_MIGRATIONS_TABLE}"

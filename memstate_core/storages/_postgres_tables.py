@@ -235,9 +235,6 @@ class Statement(NamedTuple):
     text: str
     names: tuple[str, ...]
 
-    def in_schema(self, prefix: str) -> Statement:
-        return Statement(in_schema(self.text, prefix), self.names)
-
 
 def in_schema(text: str, prefix: str) -> str:
     """A text with the real schema (``'"name".'``, or nothing) in place of the one that stands for it."""

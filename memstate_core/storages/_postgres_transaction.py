@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, Final
@@ -11,7 +12,7 @@ from psycopg.types.numeric import Int8
 from pydantic_core import from_json, to_json
 
 from memstate_core.facts import UNSET, ChangedVersions, Entry, IndexEntry, StoredFact, Unset
-from memstate_core.filters import ABSENT, BOOLEAN, NULL, STRING, Range, sort_facts
+from memstate_core.filters import ABSENT, BOOLEAN, NULL, STRING, Range, encodes, sort_facts
 from memstate_core.protocols import Batch, Claim, Delivery, Lane, LaneState, Position, Record, Selection
 from memstate_core.storages import _postgres_outbox as outbox
 from memstate_core.storages import _postgres_statements as sql
@@ -34,6 +35,7 @@ Ask = Callable[[str, Sequence[Any]], Awaitable[Rows]]
 _UNLIMITED: Final = 1 << 62
 _WIDTH: Final = len(StoredFact._fields)
 _LEAST_PAGE: Final = 100
+_DEEPEST: Final = 200
 
 _text: Final = functools.lru_cache(maxsize=1024)(in_schema)
 
@@ -65,10 +67,23 @@ def _fact(row: Sequence[Any]) -> StoredFact:
 
 
 class ReadTransaction:
-    """What can be read, a statement at a time."""
+    """What can be read, a statement at a time.
 
-    def __init__(self, ask: Ask, namespace: str, prefix: str, *, documents: bool) -> None:
+    ``hold`` holds on to one moment from now on, for what takes several statements, and says whether it has only begun
+    to; None: what is selected is read by one statement.
+    """
+
+    def __init__(
+        self,
+        ask: Ask,
+        namespace: str,
+        prefix: str,
+        *,
+        documents: bool,
+        hold: Callable[[], Awaitable[bool]] | None = None,
+    ) -> None:
         self._ask_text = ask
+        self._hold = hold
         self._namespace = key_of(namespace)
         self._prefix = prefix
         self._documents = documents
@@ -126,22 +141,26 @@ class ReadTransaction:
     async def _first(
         self, selection: Selection, values: dict[str, Any], shape: tuple[Any, ...], end: int | None
     ) -> list[Sequence[Any]]:
-        """The first ``end`` rows that fulfil the predicate, read in pages that grow."""
-        found: list[Sequence[Any]] = []
+        """The first ``end`` rows that fulfil the predicate, read in pages that grow, and all of one moment."""
+        fulfils = selection.predicate
+        assert fulfils is not None
         by_payload = shape[-1]
-        if by_payload:
+        if by_payload or end is None or self._hold is None:
             rows = await self._ask(sql.selection(False, *shape, False, False), **values)
-            return [row for row in rows if selection.predicate(selection.decode(_fact(row)))][:end]  # type: ignore[misc]
-        page = _UNLIMITED if end is None else min(max(_LEAST_PAGE, end), _UNLIMITED)
+            return list(itertools.islice((row for row in rows if fulfils(selection.decode(_fact(row)))), end))
+        statement = sql.selection(False, *shape, True, True)
+        found: list[Sequence[Any]] = []
+        page = min(max(_LEAST_PAGE, end), _UNLIMITED)
         after = -1
-        while end is None or len(found) < end:
-            statement = sql.selection(False, *shape, end is not None, True)
+        while len(found) < end:
             rows = await self._ask(statement, **values, limit=page, offset=0, after=after)
-            found.extend(row for row in rows if selection.predicate(selection.decode(_fact(row))))  # type: ignore[misc]
-            if end is None or len(rows) < page:
+            found.extend(row for row in rows if fulfils(selection.decode(_fact(row))))
+            if len(rows) < page:
                 break
             after = rows[-1][_WIDTH - 1]
             page = min(page * 2, _UNLIMITED)
+            if len(found) < end and await self._hold():
+                found, after = [], -1  # the first page was of an earlier moment than all others will be
         return found[:end]
 
     @staticmethod
@@ -306,7 +325,7 @@ class WriteTransaction(ReadTransaction):
         documents: bool,
         guesses: Positions | None,
         exclusive: bool,
-        begin: Callable[[], Awaitable[None]],
+        begin: Callable[[], Awaitable[Any]],
     ) -> None:
         super().__init__(ask, namespace, prefix, documents=documents)
         self.ground = Ground()
@@ -324,7 +343,7 @@ class WriteTransaction(ReadTransaction):
             (row,) = await self._ask(sql.FACT_TO_WRITE, id=ids[0])
             stamp, latest = row[_WIDTH:]
             self._latest[ids[0]] = latest or 0
-            self.ground.facts.setdefault(ids[0], stamp)
+            self._saw(ids[0], stamp)
             if stamp is not None:
                 found[ids[0]] = _fact(row)
         elif ids:
@@ -333,7 +352,7 @@ class WriteTransaction(ReadTransaction):
                 found[row[0]] = _fact(row)
                 stamps[row[0]] = row[_WIDTH]
             for id_ in ids:
-                self.ground.facts.setdefault(id_, stamps.get(id_))
+                self._saw(id_, stamps.get(id_))
         return found
 
     async def holders(self, singletons: Sequence[str]) -> dict[str, StoredFact]:
@@ -347,11 +366,15 @@ class WriteTransaction(ReadTransaction):
         for row in rows:
             stamp, latest = row[_WIDTH:]
             fact = _fact(row)
-            self.ground.facts.setdefault(fact.id, stamp)
+            self._saw(fact.id, stamp)
             self._latest[fact.id] = latest or 0
             assert fact.singleton is not None
             found[fact.singleton] = fact
         return found
+
+    def _saw(self, fact_id: str, stamp: int | None) -> None:
+        """What was seen first counts: if a fact was found otherwise since, its transaction must run again."""
+        self.ground.facts.setdefault(fact_id, self.ground.selected.get(fact_id, stamp))
 
     async def latest_versions(self, ids: Sequence[str]) -> dict[str, int]:
         unknown = [id_ for id_ in ids if id_ not in self._latest]
@@ -463,12 +486,15 @@ def _field_values(namespace: str, range_: Range, typename: str, values: dict[str
 def _document_of(ranges: Sequence[Range]) -> dict[str, Any]:
     """What the payload of every match contains, as far as JSONB can say: equalities that keys give exactly.
 
-    A number as a part of a path may index a list, which containment does not know.
+    A number as a part of a path may index a list, which containment does not know. Nor does JSONB know every path: keys
+    with a NUL or a lone surrogate, or deeper than JSON is written.
     """
     document: dict[str, Any] = {}
     for path, kind, low, high, exact in ranges:
         parts = path.split(".")
         if not exact or low != high or kind > STRING or any(part.isdigit() for part in parts):
+            continue
+        if "\0" in path or len(parts) > _DEEPEST or not encodes(path):
             continue
         value = None if kind == NULL else bool(low) if kind == BOOLEAN else low
         at: Any = document

@@ -120,6 +120,10 @@ _PATHS: list[tuple[dict[str, Any], set[str]]] = [
     ({"rank..": 1}, set()),
     ({"payload.": 1}, set()),
     ({"lone \ud800": {"$exists": True}}, set()),
+    ({"lone \ud800": 1}, set()),
+    ({"rank.lone \ud800": 1}, set()),
+    ({"rank.nul \0": 1}, set()),
+    ({".".join(["rank"] * 1000): 1}, set()),
     ({"rank": "lone \ud800"}, set()),
     ({"rank": {"$gt": "\udfff"}}, set()),
 ]

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -31,9 +32,10 @@ from memstate_core import (
 from memstate_core._bridge import run
 from memstate_core.facts import FactChange, IndexEntry, Operation, StoredFact
 from memstate_core.filters import compile_filter
-from memstate_core.protocols import Batch, NewEntry, Position, RecordWrite
+from memstate_core.protocols import Batch, NewEntry, Position, RecordWrite, Selection
 from memstate_core.storages import _postgres_writes as writes
 from memstate_core.storages._postgres_parts import Ground
+from memstate_core.storages._postgres_runner import _TRIM
 from memstate_core.storages.postgres import AsyncPostgresStorage, PostgresStorage
 from memstate_core.testing.models import User, register_all
 from memstate_core.testing.storage_protocol import Raw, entry, fact, selection
@@ -282,6 +284,11 @@ def test_an_encoding_that_cannot_hold_every_text(url: str) -> None:
     base, _, _ = url.rpartition("/")
     with PostgresStorage(f"{base}/latin") as storage, pytest.raises(StorageError, match="UTF8"):
         store_on(storage).count()
+    with psycopg.connect(f"{base}/latin") as given:
+        for _ in range(2):
+            with pytest.raises(StorageError, match="UTF8"):
+                store_on(PostgresStorage(given)).count()
+            assert not given.autocommit
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute("DROP DATABASE latin WITH (FORCE)")
 
@@ -365,6 +372,58 @@ def test_an_unreachable_server_says_that_the_outcome_is_unknown(broken: Broken) 
     assert broken.store.count() >= 8
 
 
+def test_a_given_connection_that_breaks_in_a_commit_says_that_the_outcome_is_unknown(url: str, schema: str) -> None:
+    with proxy(url) as through, psycopg.connect(through.through(url)) as connection:
+        store = store_on(PostgresStorage(connection, schema=schema))
+        store.commit(Fact("note", {}))
+        through.lose_reply(containing=b"nobody knows")
+        with pytest.raises(UnavailableError, match="cannot be told"):
+            store.commit(Fact("note", {"x": "nobody knows"}))
+
+
+def test_a_connection_that_breaks_while_old_ids_are_forgotten_repeats_nothing(broken: Broken) -> None:
+    raw = Raw(broken.storage)
+    runs: list[int] = []
+
+    async def work(tx: Any) -> None:
+        runs.append(1)
+        await tx.write(Batch(records=[RecordWrite("c", "k", b"v")]))
+
+    for what in ("lose_reply", "lose_request"):
+        broken.storage._runner._writes = 255
+        fault = getattr(broken.proxy, what)(containing=b"DELETE FROM")
+        run(raw.storage.write("n", work))
+        fault.wait()
+    assert len(runs) == 2
+
+
+def test_an_outcome_that_may_be_forgotten_cannot_be_told(broken: Broken, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("memstate_core.storages._postgres_runner._KEPT", 0.0)
+    broken.proxy.lose_request(containing=b"nobody knows")
+    with pytest.raises(UnavailableError, match=r"cannot be told.*stopped"):
+        broken.store.put_record("c", "k", b"nobody knows")
+
+
+def test_old_ids_are_forgotten_without_looking_at_all(url: str, schema: str) -> None:
+    with PostgresStorage(url, schema=schema) as storage, psycopg.connect(url, autocommit=True) as connection:
+        store = store_on(storage)
+        store.put_record("c", "k", b"v")
+        writes = psycopg.sql.Identifier(schema, "memstate_writes")
+        for at, count in (("2 hours", 5), ("0 hours", 5000)):
+            connection.execute(
+                psycopg.sql.SQL(
+                    "INSERT INTO {} (token, at) SELECT gen_random_uuid(), now() - {}::interval "
+                    "FROM generate_series(1, {})"
+                ).format(writes, at, count)
+            )
+        connection.execute(psycopg.sql.SQL("ANALYZE {}").format(writes))
+        plan = connection.execute(f"EXPLAIN {storage._runner.text(_TRIM)}").fetchall()
+        assert "memstate_writes_by_time" in str(plan)
+        storage._runner._writes = 255
+        store.put_record("c", "k", b"v")
+        assert connection.execute(psycopg.sql.SQL("SELECT count(*) FROM {}").format(writes)).fetchone() == (5002,)
+
+
 def test_sessions_ended_by_the_server_are_replaced(url: str, schema: str) -> None:
     with PostgresStorage(url, schema=schema) as storage:
         store = store_on(storage)
@@ -377,6 +436,32 @@ def test_sessions_ended_by_the_server_are_replaced(url: str, schema: str) -> Non
                 )
         assert store.count() == 10
         assert len(store.history("s")) == 10
+
+
+@pytest.mark.parametrize("kind", ["engine", "pool", "pool whose connections give themselves back"])
+def test_a_pool_whose_connections_were_all_ended_is_used_again(url: str, schema: str, kind: str) -> None:
+    given: Any
+    if kind == "engine":
+        given = sa.create_engine(url.replace("postgresql", "postgresql+psycopg"), pool_size=6)
+        held = [given.raw_connection() for _ in range(6)]
+        for connection in held:
+            connection.close()
+    else:
+        returns = "give" in kind
+        given = psycopg_pool.ConnectionPool(url, min_size=6, max_size=6, close_returns=returns, open=True)
+        given.wait()
+    with PostgresStorage(given, schema=schema, timeout=5) as storage:
+        store = store_on(storage)
+        for action in (store.count, lambda: store.commit(Fact("note", {}))):
+            action()
+            with psycopg.connect(url, autocommit=True) as connection:
+                connection.execute(
+                    "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity "
+                    "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+                )
+            action()
+        assert store.count() == 2
+    given.dispose() if kind == "engine" else given.close()
 
 
 def test_what_was_fenced_off_is_never_applied(url: str, schema: str) -> None:
@@ -398,7 +483,7 @@ def test_what_was_fenced_off_is_never_applied(url: str, schema: str) -> None:
                 tx = type("Tx", (), {"batch": batch})()
                 port = await runner.acquire()
                 try:
-                    return await runner._fence_off(port, "default", _Lost(tx, None, token, latest, OSError()))  # type: ignore[arg-type]
+                    return await runner._fence_off(port, "default", _Lost(tx, None, token, latest, OSError(), 0.0))  # type: ignore[arg-type]
                 finally:
                     await runner.source.release(port, broken=False)
 
@@ -471,6 +556,94 @@ def test_a_given_connection_that_is_closed_says_so(url: str, schema: str) -> Non
     connection.close()
     with pytest.raises(UnavailableError, match="closed"):
         store.count()
+
+
+@pytest.mark.parametrize("level", ["repeatable read", "serializable"])
+def test_a_database_with_another_isolation_of_its_own(url: str, schema: str, level: str) -> None:
+    options = {"options": "-c default_transaction_isolation=" + level.replace(" ", "\\ ")}
+    storages = [PostgresStorage(url, schema=schema, connect_options=options) for _ in range(4)]
+    failures: list[BaseException] = []
+
+    def work(storage: PostgresStorage) -> None:
+        store = MemoryStore(storage)
+        try:
+            register_all(store)
+            for turn in range(25):
+                store.commit_model(User(email="one", name=str(turn)), session_id="s")
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=work, args=(storage,)) for storage in storages]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    (found,) = store_on(storages[0]).query("user")
+    assert found["version"] == 100
+    for storage in storages:
+        storage.close()
+
+
+def test_races_are_run_again_for_as_long_as_the_timeout(url: str, schema: str) -> None:
+    """However often the database gives up waiting for a lock meanwhile."""
+    with PostgresStorage(url, schema=schema, connect_options={"options": "-c lock_timeout=20ms"}) as storage:
+        store = store_on(storage)
+        store.commit(Fact("note", {"n": 0}, id="n", session_id="s"))
+        with psycopg.connect(url) as connection:
+            facts = psycopg.sql.Identifier(schema, "memstate_facts")
+            connection.execute(psycopg.sql.SQL("LOCK TABLE {}").format(facts))
+            timer = threading.Timer(1.0, connection.rollback)
+            timer.start()
+            store.update("n", {"n": 1})
+            timer.join()
+        assert store.get("n")["version"] == 2  # type: ignore[index]
+
+
+def test_a_client_that_was_paused_holds_nobody_up(url: str, schema: str) -> None:
+    stopped, go = threading.Event(), threading.Event()
+    outcome: list[BaseException] = []
+    with (
+        PostgresStorage(url, schema=schema, timeout=0.5) as paused,
+        PostgresStorage(url, schema=schema, timeout=20) as storage,
+        PostgresStorage(url, schema=schema) as other,
+    ):
+        run(Raw(other).put(fact("a")))
+
+        def queueing(storage: PostgresStorage, in_queue: Any) -> None:
+            """Write what depends on a fact that changes until the writer stands in the queue."""
+            runs = itertools.count(1)
+
+            async def work(tx: Any) -> None:
+                (before,) = (await tx.facts(["a"])).values()
+                if next(runs) <= 3:
+                    run(Raw(other).put(fact("a", before.version + 1)))
+                else:
+                    in_queue()
+                after = before._replace(version=before.version + 1)
+                await tx.write(Batch(entry("s"), [FactChange(before, after)]))
+
+            run(storage.write("n", work))
+
+        def pause() -> None:
+            stopped.set()
+            go.wait(30)
+
+        def be_paused() -> None:
+            try:
+                queueing(paused, pause)
+            except BaseException as error:
+                outcome.append(error)
+
+        thread = threading.Thread(target=be_paused)
+        thread.start()
+        assert stopped.wait(10)
+        queueing(storage, lambda: None)
+        version = run(Raw(other).facts("a"))["a"].version
+        go.set()
+        thread.join()
+        assert [type(error) for error in outcome] == [UnavailableError]
+        assert run(Raw(other).facts("a"))["a"].version == version == 8
 
 
 _SINGLETON = """
@@ -645,8 +818,10 @@ def test_an_index_on_payloads_changes_no_answer(url: str, schema: str) -> None:
         {"a": 1}, {"a": 1.0}, {"a": "1"}, {"a": True}, {"a": None}, {"a": [1]}, {"a": {"b": 1}}, {"a": {"b": [1, 2]}},
         {"b": "nul \0", "a": 1}, {"a": 2**60}, {"a": 2**70 + 1}, {"a": 0.1}, {"a": -0.0}, {"a": 1e300}, {"a.b": 1},
         {"a": "x" * 300}, {"a": "é"}, {"a": ["x", "y"]}, {"a": {"0": "x"}}, {}, {"a": "nul \0"}, {"a": 12345678901234},
+        {"a\0b": 1},
     ]  # fmt: skip
     filters: list[dict[str, Any]] = [{"a": payload.get("a")} for payload in payloads]
+    filters += [{"a\0b": 1}, {"\ud800": 1}, {"a.\ud800": 1}, {".".join("a" * 1000): 1}]
     filters += [{"a.b": 1}, {"a.0": "x"}, {"a": {"$ne": 1}}, {"a": 1, "b": {"$exists": True}}, {"a": {"b": 1}}]
     with (
         PostgresStorage(url, schema=schema, payload_index=False) as plain,
@@ -732,6 +907,27 @@ def test_the_common_statement_is_the_one_that_is_built() -> None:
     assert made == 32
 
 
+def test_a_selection_is_of_one_moment(url: str, schema: str) -> None:
+    """Also one with a limit that is read in pages, since what matches is found out here."""
+    with PostgresStorage(url, schema=schema) as storage, PostgresStorage(url, schema=schema) as other:
+        raw, twin = Raw(storage), Raw(other)
+        ids = [f"{number:04}" for number in range(600)]
+        run(raw.put(*map(fact, ids)))
+        seen: list[str] = []
+
+        def decode(stored: StoredFact) -> dict[str, Any]:
+            seen.append(stored.id)
+            if len(seen) in (1, 150, 500):
+                run(twin.put(fact("0010", stored.version + len(seen)), fact("0590", stored.version + len(seen))))
+            return {"id": stored.id}
+
+        wanted = compile_filter({"id": {"$in": ids[10::10]}})
+        chosen = Selection(decode=decode, predicate=wanted, limit=59)
+        found = run(raw.ask(lambda tx: tx.select(chosen)))
+        assert [one.id for one in found] == ids[10::10]
+        assert found[0].version == found[-1].version > 1
+
+
 async def test_what_was_only_read_is_as_it_was_when_the_rest_is_written(url: str, schema: str) -> None:
     with PostgresStorage(url, schema=schema) as storage, PostgresStorage(url, schema=schema) as other:
         raw, twin = Raw(storage), Raw(other)
@@ -776,3 +972,63 @@ def test_a_version_number_is_not_used_twice(url: str, schema: str) -> None:
         assert store.get("n")["version"] == 2  # type: ignore[index]
         with pytest.raises(ConflictError):
             run(raw.storage.write("default", lambda tx: tx.write(Batch(entry("t"), [FactChange(None, fact("n"))]))))
+
+
+@pytest.mark.parametrize("look", ["facts", "holders"])
+def test_a_fact_that_came_back_since_it_was_selected_is_not_taken_for_the_same(
+    url: str, schema: str, look: str
+) -> None:
+    with PostgresStorage(url, schema=schema) as storage, PostgresStorage(url, schema=schema) as other:
+        raw, twin = Raw(storage), Raw(other)
+        run(raw.put(fact("a", singleton="p")))
+        runs: list[int] = []
+
+        async def work(tx: Any) -> None:
+            (before,) = await tx.select(selection(typename="note"))
+            latest = (await tx.latest_versions(["a"])).get("a", 1)
+            runs.append(latest)
+            if len(runs) == 1:
+                run(twin.put(fact("a", 2, singleton="p")))
+                now = run(twin.facts("a"))["a"]
+                run(twin.write(Batch(entry(), [FactChange(now, before)], restores=True)))
+            await (tx.facts(["a"]) if look == "facts" else tx.holders(["p"]))
+            await tx.write(Batch(entry("s"), [FactChange(before, before._replace(version=latest + 1))]))
+
+        run(storage.write("n", work))
+        assert runs == [1, 2]
+        assert run(raw.facts("a"))["a"].version == 3
+
+
+def test_a_version_number_is_not_used_twice_for_a_fact_that_nobody_looked_at(url: str, schema: str) -> None:
+    """What is decided after hooks were told was looked at by an earlier transaction."""
+    with PostgresStorage(url, schema=schema) as storage, PostgresStorage(url, schema=schema) as other:
+        raw, twin = Raw(storage), Raw(other)
+        run(raw.put(fact("a")))
+        run(raw.put(fact("b"), session_id="s"))
+        before = run(raw.facts("a"))["a"]
+        changed = before._replace(version=2, payload="[]")
+        blocked = threading.Event()
+        with psycopg.connect(url) as connection:  # somebody has the session's row, and in the end does not move it
+            sessions = psycopg.sql.Identifier(schema, "memstate_sessions")
+            connection.execute(psycopg.sql.SQL("SELECT 1 FROM {} WHERE session = '=s' FOR UPDATE").format(sessions))
+            failures: list[BaseException] = []
+
+            def decide() -> None:
+                blocked.set()
+                try:
+                    run(raw.write(Batch(entry("s"), [FactChange(before, changed)])))
+                except BaseException as error:
+                    failures.append(error)
+
+            thread = threading.Thread(target=decide)
+            thread.start()
+            assert blocked.wait(10)
+            while not connection.execute("SELECT count(*) FROM pg_locks WHERE NOT granted").fetchone()[0]:  # type: ignore[index]
+                time.sleep(0.01)
+            run(twin.put(fact("a", 2)))
+            now = run(twin.facts("a"))["a"]
+            run(twin.write(Batch(entry(), [FactChange(now, before)], restores=True)))
+            connection.rollback()
+            thread.join()
+        assert [type(error) for error in failures] == [ConflictError]
+        assert run(raw.facts("a"))["a"] == before
