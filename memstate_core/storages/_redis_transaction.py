@@ -29,7 +29,7 @@ T = TypeVar("T")
 # So much is fetched at a time: facts or entries, and bytes.
 _COUNT: Final = 500
 _ROOM: Final = 4_000_000
-_UNLIMITED: Final = 1 << 53
+_UNLIMITED: Final = 1 << 53  # Lua has no larger integers
 # A selection that takes several round trips begins again when there was a write meanwhile; then it takes one.
 _PATIENCE: Final = 2
 
@@ -242,7 +242,8 @@ class RedisTransaction:
             found = sort_facts(found, selection.order, selection.decode)
             return found[selection.offset : end]
         if decided and selection.offset:
-            return await self._selected(spans, selection, decided, selection.limit, selection.offset)
+            offset = min(selection.offset, _UNLIMITED)
+            return await self._selected(spans, selection, decided, selection.limit, offset)
         return (await self._selected(spans, selection, decided, end))[selection.offset :]
 
     async def count(self, selection: Selection) -> int:
@@ -282,7 +283,7 @@ class RedisTransaction:
             if found is not None:
                 return found
         # Begun again too often: one answer, whatever its size.
-        most = limit if decided and limit is not None else _UNLIMITED
+        most = min(limit, _UNLIMITED) if decided and limit is not None else _UNLIMITED
         answer = await self._ask_select(offset, most, _UNLIMITED, *(bound for one in spans for bound in one))
         return self._matching(answer, selection, decided)[:limit]
 
