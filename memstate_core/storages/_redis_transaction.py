@@ -233,6 +233,7 @@ class RedisTransaction:
     # Selections
 
     async def select(self, selection: Selection) -> list[StoredFact]:
+        self.strict = True  # a fact that is made meanwhile may belong to it
         end = None if selection.limit is None else selection.offset + selection.limit
         if end == 0 or (selection.limit == 0):
             return []
@@ -437,6 +438,7 @@ class RedisTransaction:
         )
 
     async def savepoint(self, session_id: str | None, name: str) -> int | None:
+        self.strict = True  # it is set without moving the head
         (raw,) = await self._fields(self._keys.meta, [savepoint_field(session_id, name)])
         return None if raw is None else int(raw, 16)
 
@@ -548,7 +550,6 @@ class RedisTransaction:
         self, typename: str, compute: Callable[[StoredFact], tuple[str | None, tuple[IndexEntry, ...]]]
     ) -> None:
         facts = await self.select(Selection(decode=_never, typename=typename))
-        self.strict = True  # a fact that is made meanwhile must not be left out
         described = [(fact, *compute(fact)) for fact in facts]
         refuse_shared_places((fact.id, place) for fact, place, _ in described)
         self.described += [(fact.id, place_text(place), fields_text(fields)) for fact, place, fields in described]

@@ -41,7 +41,7 @@ from memstate import (
 )
 from memstate_core._bridge import run
 from memstate_core.facts import ChangedVersions
-from memstate_core.protocols import Batch, Claim, ClaimsLost, Deferred, Lane, RecordWrite, StorageTransaction
+from memstate_core.protocols import Batch, Claim, ClaimsLost, Deferred, Lane, RecordWrite, Selection, StorageTransaction
 from memstate_core.storages._redis_keys import Keys, number_key
 from memstate_core.testing.storage_protocol import entry
 from tests.servers import RedisServer, proxy, redis_binaries, redis_server
@@ -778,17 +778,70 @@ class TestRaces:
             assert store.count() == 2
             client.delete(Keys(prefix, "default").lock)
 
+    def test_what_was_read_is_verified(self, redis: Any, prefix: str) -> None:
+        """Whatever comes between the reading and the writing of a work has it run again."""
+
+        def fact_in(session_id: str, id_: str) -> None:
+            with other.transaction(session_id="another") as tx:  # the session's own head stays where it is
+                tx.commit(Fact("note", {}, id=id_, session_id=session_id))
+
+        Read = Callable[[StorageTransaction], Any]
+        selection = Selection(decode=lambda fact: {}, session_id="s")
+        reads: dict[str, tuple[Read, Callable[[], Any]]] = {
+            "facts": (lambda tx: tx.facts(["n"]), lambda: other.update("n", {"a": 1})),
+            "a fact that is not there": (lambda tx: tx.facts(["new"]), lambda: fact_in("t", "new")),
+            "a fact that came back": (
+                lambda tx: tx.facts(["n"]),
+                lambda: (other.update("n", {"a": 2}), other.rollback("n")),
+            ),
+            "latest versions": (lambda tx: tx.latest_versions(["n"]), lambda: other.update("n", {"a": 3})),
+            "a selection": (lambda tx: tx.select(selection), lambda: fact_in("s", "m")),
+            "a count": (lambda tx: tx.count(selection), lambda: fact_in("s", "o")),
+            "a position": (
+                lambda tx: tx.position("p"),
+                lambda: fact_in("p", "p") or other.commit(Fact("note", {}, session_id="p")),
+            ),
+            "a savepoint": (lambda tx: tx.savepoint("s", "here"), lambda: other.savepoint("s", "here")),
+            "the history": (lambda tx: tx.history(), lambda: fact_in("s", "h")),
+            "a record": (lambda tx: tx.record("c", "k"), lambda: other.put_record("c", "k", b"")),
+            "records": (lambda tx: tx.scan("c"), lambda: other.put_record("c", "l", b"")),
+            "a claim": (lambda tx: tx.claims(["fact:x"]), lambda: claim("fact:x")),
+            "all claims": (lambda tx: tx.claims(), lambda: claim("fact:y")),
+        }
+
+        def claim(key: str) -> None:
+            batch = Batch(claims=[Claim(key, "somebody", 1.0, ())])
+            run(other.storage.write("default", lambda tx: tx.write(batch)))
+
+        with opened(redis.url, prefix=prefix) as store, opened(redis.url, prefix=prefix) as other:
+            store.commit(Fact("note", {}, id="n", session_id="n"))
+            for name, (read, change) in reads.items():
+                answers: list[Any] = []
+
+                async def work(
+                    tx: StorageTransaction, read: Read = read, change: Any = change, answers: list[Any] = answers
+                ) -> None:
+                    answers.append(await read(tx))
+                    if len(answers) == 1:
+                        change()
+                    await tx.write(Batch(records=[RecordWrite("written", "k", b"")]))
+
+                run(store.storage.write("default", work))
+                assert len(answers) == 2, name
+
     def test_a_lock_whose_reply_was_lost_is_had(self, redis: Any, prefix: str) -> None:
         with proxy(redis.url) as between, RedisStorage(between.url, prefix=prefix) as storage:
             run(storage.open())
-            fault = between.lose_reply(containing=b":lock")
             began = time.monotonic()
 
             async def lock() -> None:
                 async with storage._core._locked(storage._core._namespaces.get("n"), began + 9):
-                    fault.wait()
+                    pass
 
+            run(lock())  # from now on the server knows the script
+            fault = between.lose_reply(containing=b":lock")
             run(lock())
+            fault.wait()
             assert time.monotonic() - began < 3
 
     def test_what_was_believed_is_verified(self, redis: Any, prefix: str) -> None:
