@@ -508,23 +508,41 @@ class RedisTransaction:
         reverse: bool = False,
     ) -> list[Record]:
         self.strict = True
-        keys = self._keys
         low, high = span("r", collection)
         if start is not None:
             low = f"[r{record_field(collection, start)}".encode()
         if end is not None:
             high = f"(r{record_field(collection, end)}".encode()
+        for _ in range(_PATIENCE):
+            found = await self._scan_in_pieces(Span(low, high), limit, reverse=reverse)
+            if found is not None:
+                return found
+        most = _UNLIMITED if limit is None else min(limit, _UNLIMITED)
+        return (await self._scan_piece(Span(low, high), most, _UNLIMITED, reverse=reverse))[1]
+
+    async def _scan_in_pieces(self, bounds: Span, limit: int | None, *, reverse: bool) -> list[Record] | None:
+        """Records in several answers; None when there was a write between two of them."""
         found: list[Record] = []
+        stamp = None
         while limit is None or len(found) < limit:
             count = _COUNT if limit is None else min(_COUNT, limit - len(found))
-            following, *pairs = await self._ask(
-                scripts.SCAN, (keys.meta, keys.records, keys.index), low, high, count, _ROOM, int(reverse)
-            )
-            found += [Record(pairs[place].decode(), pairs[place + 1]) for place in range(0, len(pairs), 2)]
+            following, records = await self._scan_piece(bounds, count, _ROOM, reverse=reverse)
+            if stamp not in (None, self._last_stamp):
+                return None
+            stamp = self._last_stamp
+            found += records
             if not following:
                 break
-            low, high = (low, following) if reverse else (following, high)
+            bounds = Span(bounds.low, following) if reverse else Span(following, bounds.high)
         return found
+
+    async def _scan_piece(self, bounds: Span, count: int, room: int, *, reverse: bool) -> tuple[bytes, list[Record]]:
+        """The bound to go on from, and records."""
+        keys = self._keys
+        following, *pairs = await self._ask(
+            scripts.SCAN, (keys.meta, keys.records, keys.index), *bounds, count, room, int(reverse)
+        )
+        return following, [Record(pairs[place].decode(), pairs[place + 1]) for place in range(0, len(pairs), 2)]
 
     async def claims(self, keys: Sequence[str] | None = None) -> list[Claim]:
         raws: list[bytes | None]
