@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 from memstate_core._bridge import Interruption, Runtime
-from memstate_core.changes import Decode
-from memstate_core.facts import Change, ChangedVersions, FactChange, StoredFact
+from memstate_core.changes import Decode, Images
+from memstate_core.facts import Change, ChangedVersions, Fact, FactChange, StoredFact
 from memstate_core.hooks._adapter import HookAdapter
 from memstate_core.owners import is_gone, owning
 from memstate_core.protocols import (
@@ -37,6 +37,8 @@ logger = logging.getLogger("memstate")
 
 # So many changes are brought to a hook at a time.
 BATCH: Final = 100
+# So much is kept of what a hook failed with, in characters.
+_ERROR_LENGTH: Final = 1000
 # After so many failures in a row it is the hook that is down, and not a fact that it cannot take.
 _DOWN: Final = 3
 _FIRST_PAUSE: Final = 0.5  # seconds; doubled at every failure
@@ -82,11 +84,11 @@ def _version(fact: StoredFact | None) -> int:
 
 @dataclass(slots=True)
 class Group:
-    """Successive deliveries of one fact, with what the hook is told of them."""
+    """Successive deliveries of one fact, with the versions that they speak of."""
 
     fact_id: str
     deliveries: list[Delivery]
-    changes: list[Change]
+    images: Images
 
 
 @dataclass(slots=True)
@@ -205,46 +207,42 @@ class Deliverer:
 
     async def _due(self, lane: Lane, limit: int) -> tuple[list[Group], list[Delivery]]:
         """What to deliver now, by fact, and what must wait behind an earlier change of its fact."""
-
-        async def work(tx: StorageTransaction) -> tuple[list[Delivery], dict[tuple[str, int], StoredFact]]:
-            found = await tx.deliveries(lane, limit)
-            wanted = {(one.change.fact_id, version) for one in found for version in one.change[1:] if version}
-            return found, await tx.versions(list(wanted))
-
-        found, images = await self.storage.read(self.namespace, work, snapshot=True)
         now = time.time()
-        waits: dict[str, float] = {}
-        waiting: list[Delivery] = []
+
+        async def work(tx: StorageTransaction) -> tuple[list[Delivery], list[Delivery], Images]:
+            wanted = limit
+            while True:
+                found = await tx.deliveries(lane, wanted)
+                due, waiting = _sorted_out(found, now, limit)
+                if len(due) == limit or len(found) < wanted:
+                    break
+                wanted *= 4  # what is not due yet holds up nothing that comes after it
+            versions = {(one.change.fact_id, version) for one in due for version in one.change[1:] if version}
+            return due, waiting, await tx.versions(list(versions))
+
+        due, waiting, images = await self.storage.read(self.namespace, work, snapshot=True)
         groups: dict[str, Group] = {}
-        for one in found:
-            fact_id, before, after = one.change
-            if one.due > now or fact_id in waits:
-                until = waits.setdefault(fact_id, one.due)
-                if one.due < until:
-                    waiting.append(one._replace(due=until))
-                continue
-            group = groups.setdefault(fact_id, Group(fact_id, [], []))
-            group.deliveries.append(one)
-            group.changes.append(
-                Change(
-                    fact_id,
-                    *(
-                        image.to_fact(self.decode(image)) if (image := images.get((fact_id, version))) else None
-                        for version in (before, after)
-                    ),
-                )
-            )
+        for one in due:
+            fact_id = one.change.fact_id
+            groups.setdefault(fact_id, Group(fact_id, [], images)).deliveries.append(one)
         return list(groups.values()), waiting
 
     async def _tell(self, hook: HookAdapter, groups: Sequence[Group]) -> Exception | None:
-        """Bring changes to a hook; returns what it failed with."""
-        changes = [change for group in groups for change in hook.in_a_row(group.changes)]
+        """Bring changes to a hook; returns what it failed with, or what a schema's ``migrate`` did."""
         try:
+            changes = [change for group in groups for change in hook.in_a_row(self._changes(group))]
             batch = await self.runtime.call(hook.prepare, changes) if hook.prepare else changes
             await self.runtime.call(hook.apply, batch)
         except Exception as error:
             return error
         return None
+
+    def _changes(self, group: Group) -> list[Change]:
+        def fact(version: int) -> Fact | None:
+            image = group.images.get((group.fact_id, version))
+            return None if image is None else image.to_fact(self.decode(image))
+
+        return [Change(group.fact_id, fact(one.change.before), fact(one.change.after)) for one in group.deliveries]
 
     async def _settle(
         self,
@@ -267,6 +265,22 @@ class Deliverer:
             error.add_note(f"lane {lane.number} of {lane.hook!r} could not be let go; its lease ends: {cleanup!r}")
 
 
+def _sorted_out(found: Sequence[Delivery], now: float, limit: int) -> tuple[list[Delivery], list[Delivery]]:
+    """Up to ``limit`` deliveries that are due, and those that must wait as long as an earlier one of their fact."""
+    due: list[Delivery] = []
+    waiting: list[Delivery] = []
+    waits: dict[str, float] = {}
+    for one in found:
+        fact_id = one.change.fact_id
+        if one.due > now or fact_id in waits:
+            until = waits.setdefault(fact_id, one.due)
+            if one.due < until:
+                waiting.append(one._replace(due=until))
+        elif len(due) < limit:
+            due.append(one)
+    return due, waiting
+
+
 def _is_abandoned(state: LaneState) -> bool:
     return state.owner is not None and is_gone(state.owner)
 
@@ -276,5 +290,11 @@ def _later(group: Group, error: Exception) -> list[Delivery]:
     first, *rest = group.deliveries
     pause = min(_FIRST_PAUSE * 2 ** min(first.attempts, 16), _LONGEST_PAUSE) * random.uniform(0.75, 1.25)
     due = time.time() + pause
-    failed = first._replace(attempts=first.attempts + 1, due=due, error=f"{type(error).__name__}: {error}")
+    failed = first._replace(attempts=first.attempts + 1, due=due, error=_text_of(error))
     return [failed, *(one._replace(due=due) for one in rest)]
+
+
+def _text_of(error: Exception) -> str:
+    """What every storage can keep of an error, which may say anything."""
+    text = f"{type(error).__name__}: {error}"[:_ERROR_LENGTH]
+    return text.encode(errors="replace").decode().replace("\0", "?")

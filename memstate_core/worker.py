@@ -11,7 +11,7 @@ from memstate_core._bridge import run
 from memstate_core.async_store import AsyncMemoryStore
 from memstate_core.delivery import BATCH, Delivered
 from memstate_core.engine import Engine
-from memstate_core.errors import TransientError
+from memstate_core.errors import HookError, TransientError
 from memstate_core.store import MemoryStore
 
 logger = logging.getLogger("memstate")
@@ -27,6 +27,7 @@ def work(store: MemoryStore, *, stop: Stop, poll: float = POLL, batch: int = BAT
     """Deliver until ``stop()``, which is asked after each step. Any number of workers, anywhere, may do this at once.
 
     A database that is away is waited for; what a hook cannot be told is due again later, see :meth:`MemoryStore.lag`.
+    With nothing to deliver, it heals what others left in doubt.
 
     :param poll: seconds between looks when there was nothing to do.
     :param batch: how many changes to deliver at a time.
@@ -48,11 +49,13 @@ async def _work(engine: Engine, stop: Stop, poll: float, batch: int, told: Told 
         try:
             await engine.ready()
             step = await engine.deliverer.step(batch)
+            if step is None:
+                await engine.recovery.heal_in_passing()
             failures = 0
-        except TransientError:
+        except (TransientError, HookError):
             failures += 1
             pause = min(poll * 2 ** min(failures, 16), _LONGEST_PAUSE)
-            logger.warning("the database is away; it is tried again in %.1f s", pause, exc_info=True)
+            logger.warning("a step of the worker failed; it is tried again in %.1f s", pause, exc_info=True)
             await _sleep(engine, stop, pause)
             continue
         if step is None:

@@ -19,6 +19,7 @@ from memstate_core import AsyncMemoryStore, MemoryStore
 from memstate_core._bridge import run as drive
 from memstate_core.cli.errors import UsageError
 from memstate_core.delivery import BATCH, Delivered, Lag
+from memstate_core.errors import TransientError
 from memstate_core.worker import POLL, work, work_async
 
 _DESCRIPTION: Final = """\
@@ -103,7 +104,10 @@ async def _run(made: Any, arguments: argparse.Namespace) -> bool:
             else:
                 work(store, stop=stop, **options)
             print(f"delivered {total} changes so far", flush=True)
-            _show(await _awaited(store.lag()))
+            try:
+                _show(await _awaited(store.lag()))
+            except TransientError as error:
+                print(f"  how far the hooks are behind cannot be told for now: {error}", flush=True)
     return True
 
 
@@ -148,7 +152,8 @@ def _show(lags: Iterable[Lag]) -> bool:
     """Print how far hooks are behind; whether nothing is failing."""
     lags = list(lags)
     for lag in lags:
-        failing = f", {lag.failing} failing ({lag.error})" if lag.failing else ""
+        error = f" ({lag.error})" if lag.error else ""
+        failing = f", {lag.failing} failing{error}" if lag.failing else ""
         oldest = f", the oldest for {lag.oldest:.1f} s" if lag.pending else ""
         print(f"  {lag.hook}: {lag.pending} pending{oldest}{failing}", flush=True)
     return not any(lag.failing for lag in lags)

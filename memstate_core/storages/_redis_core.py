@@ -23,7 +23,7 @@ from memstate_core.errors import ClosedError, ConflictError, StorageError, Unava
 from memstate_core.protocols import Batch, ClaimsLost, Work
 from memstate_core.storages._ordinals import ordinal
 from memstate_core.storages._places import shared_place
-from memstate_core.storages._redis_errors import is_lost, is_no_script, is_passing, translated
+from memstate_core.storages._redis_errors import is_lost, is_no_script, is_passing, is_read_only, translated
 from memstate_core.storages._redis_known import Holder, Known, Namespaces, Slot
 from memstate_core.storages._redis_plan import Plan, plan_of, verification
 from memstate_core.storages._redis_port import Port
@@ -361,7 +361,7 @@ class Core:
                 lost = lost or is_lost(error)
                 if not is_passing(error) or not self._reached or time.monotonic() + pause > deadline:
                     raise translated(error, self._name, writing=writing and lost) from error
-                if isinstance(error, exceptions.ReadOnlyError):
+                if is_read_only(error):
                     await port.disconnect()
             await port.sleep(pause * (0.5 + random.random()))
             pause = min(max(pause * 2, 0.01), 0.5)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Final
 
 from redis import exceptions
@@ -11,11 +12,20 @@ from memstate_core.errors import StorageError, UnavailableError
 # Replies of a server that is there but cannot serve for now, by their first word (some drivers strip it).
 _PASSING: Final = ("LOADING", "BUSY", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "NOREPLICAS")
 _FULL: Final = ("OOM", "MISCONF")
+# Redis 6.2 has a script's own words before those of the command that failed, and a pipeline has the command.
+_CODE: Final = re.compile(rf"(?:^|: -?)({'|'.join((*_PASSING, *_FULL))})\b")
 
 
 def is_lost(error: BaseException) -> bool:
     """Whether the connection broke, so that what was asked may have been done or not."""
-    return isinstance(error, exceptions.ConnectionError | exceptions.TimeoutError | ConnectionError | TimeoutError)
+    # A cluster's client raises the last one when it found no node any more to ask where the others are.
+    lost = (exceptions.ConnectionError, exceptions.TimeoutError, exceptions.RedisClusterException)
+    return isinstance(error, (*lost, ConnectionError, TimeoutError))
+
+
+def is_read_only(error: BaseException) -> bool:
+    """Whether the server is not the master any more."""
+    return isinstance(error, exceptions.ReadOnlyError) or _code(error) == "READONLY"
 
 
 def is_passing(error: BaseException) -> bool:
@@ -29,7 +39,12 @@ def is_passing(error: BaseException) -> bool:
         exceptions.ClusterDownError,
         exceptions.MasterDownError,
     )
-    return is_lost(error) or isinstance(error, passing) or str(error).startswith(_PASSING)
+    return is_lost(error) or isinstance(error, passing) or _code(error) in _PASSING
+
+
+def _code(error: BaseException) -> str | None:
+    found = _CODE.search(str(error))
+    return found[1] if found else None
 
 
 def is_no_script(error: BaseException) -> bool:
@@ -39,7 +54,7 @@ def is_no_script(error: BaseException) -> bool:
 def translated(error: BaseException, where: str, *, writing: bool) -> StorageError:
     """The error to raise ``from`` the driver's."""
     text = str(error)
-    if isinstance(error, exceptions.OutOfMemoryError) or text.startswith(_FULL) or "OOM command" in text:
+    if isinstance(error, exceptions.OutOfMemoryError) or _code(error) in _FULL:
         return UnavailableError(
             f"{where} refuses writes ({text}); nothing was written. Give it more memory or disk space and try again"
         )

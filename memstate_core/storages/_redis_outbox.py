@@ -159,7 +159,6 @@ def put_outbox(plan: dict[str, Any], batch: Batch) -> list[Lane]:
 
 def _postponement(one: Delivery) -> tuple[str, str, str, bool]:
     due = number_key(one.due)
-    # An error's text is whatever a vendor says.
-    error = "" if one.error is None else f"={one.error}".encode(errors="replace").decode()
+    error = "" if one.error is None else f"={one.error}"
     text = f"{one.attempts}\0{due}\0{one.at!r}\0{one.change.before}\0{one.change.after}\0{one.due!r}\0{error}"
     return f"{hex_of(one.seq)}{one.change.fact_id}", due, text, one.attempts > 0

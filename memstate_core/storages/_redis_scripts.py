@@ -225,9 +225,11 @@ if answer[2] == '' and #members == count and count > 0 then answer[2] = '(' .. m
 return answer
 """)
 
-# KEYS lock, meta. ARGV token, milliseconds. Whether the lock is ours now.
+# KEYS lock, meta. ARGV token, milliseconds. Whether the lock is ours now; it may be already, when a reply was lost.
 LOCK: Final = Script("""
-if not redis.call('SET', KEYS[1], ARGV[1], 'NX', 'PX', ARGV[2]) then return 0 end
+local owner = redis.call('GET', KEYS[1])
+if owner and owner ~= ARGV[1] then return 0 end
+redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
 redis.call('HSET', KEYS[2], 'lock', ARGV[1])
 return 1
 """)

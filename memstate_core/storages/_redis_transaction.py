@@ -29,7 +29,7 @@ T = TypeVar("T")
 # So much is fetched at a time: facts or entries, and bytes.
 _COUNT: Final = 500
 _ROOM: Final = 4_000_000
-_UNLIMITED: Final = 1 << 53
+_UNLIMITED: Final = 1 << 53  # Lua has no larger integers
 # A selection that takes several round trips begins again when there was a write meanwhile; then it takes one.
 _PATIENCE: Final = 2
 
@@ -233,6 +233,7 @@ class RedisTransaction:
     # Selections
 
     async def select(self, selection: Selection) -> list[StoredFact]:
+        self.strict = True  # a fact that is made meanwhile may belong to it
         end = None if selection.limit is None else selection.offset + selection.limit
         if end == 0 or (selection.limit == 0):
             return []
@@ -242,7 +243,8 @@ class RedisTransaction:
             found = sort_facts(found, selection.order, selection.decode)
             return found[selection.offset : end]
         if decided and selection.offset:
-            return await self._selected(spans, selection, decided, selection.limit, selection.offset)
+            offset = min(selection.offset, _UNLIMITED)
+            return await self._selected(spans, selection, decided, selection.limit, offset)
         return (await self._selected(spans, selection, decided, end))[selection.offset :]
 
     async def count(self, selection: Selection) -> int:
@@ -282,7 +284,7 @@ class RedisTransaction:
             if found is not None:
                 return found
         # Begun again too often: one answer, whatever its size.
-        most = limit if decided and limit is not None else _UNLIMITED
+        most = min(limit, _UNLIMITED) if decided and limit is not None else _UNLIMITED
         answer = await self._ask_select(offset, most, _UNLIMITED, *(bound for one in spans for bound in one))
         return self._matching(answer, selection, decided)[:limit]
 
@@ -436,6 +438,7 @@ class RedisTransaction:
         )
 
     async def savepoint(self, session_id: str | None, name: str) -> int | None:
+        self.strict = True  # it is set without moving the head
         (raw,) = await self._fields(self._keys.meta, [savepoint_field(session_id, name)])
         return None if raw is None else int(raw, 16)
 
@@ -505,23 +508,41 @@ class RedisTransaction:
         reverse: bool = False,
     ) -> list[Record]:
         self.strict = True
-        keys = self._keys
         low, high = span("r", collection)
         if start is not None:
             low = f"[r{record_field(collection, start)}".encode()
         if end is not None:
             high = f"(r{record_field(collection, end)}".encode()
+        for _ in range(_PATIENCE):
+            found = await self._scan_in_pieces(Span(low, high), limit, reverse=reverse)
+            if found is not None:
+                return found
+        most = _UNLIMITED if limit is None else min(limit, _UNLIMITED)
+        return (await self._scan_piece(Span(low, high), most, _UNLIMITED, reverse=reverse))[1]
+
+    async def _scan_in_pieces(self, bounds: Span, limit: int | None, *, reverse: bool) -> list[Record] | None:
+        """Records in several answers; None when there was a write between two of them."""
         found: list[Record] = []
+        stamp = None
         while limit is None or len(found) < limit:
             count = _COUNT if limit is None else min(_COUNT, limit - len(found))
-            following, *pairs = await self._ask(
-                scripts.SCAN, (keys.meta, keys.records, keys.index), low, high, count, _ROOM, int(reverse)
-            )
-            found += [Record(pairs[place].decode(), pairs[place + 1]) for place in range(0, len(pairs), 2)]
+            following, records = await self._scan_piece(bounds, count, _ROOM, reverse=reverse)
+            if stamp not in (None, self._last_stamp):
+                return None
+            stamp = self._last_stamp
+            found += records
             if not following:
                 break
-            low, high = (low, following) if reverse else (following, high)
+            bounds = Span(bounds.low, following) if reverse else Span(following, bounds.high)
         return found
+
+    async def _scan_piece(self, bounds: Span, count: int, room: int, *, reverse: bool) -> tuple[bytes, list[Record]]:
+        """The bound to go on from, and records."""
+        keys = self._keys
+        following, *pairs = await self._ask(
+            scripts.SCAN, (keys.meta, keys.records, keys.index), *bounds, count, room, int(reverse)
+        )
+        return following, [Record(pairs[place].decode(), pairs[place + 1]) for place in range(0, len(pairs), 2)]
 
     async def claims(self, keys: Sequence[str] | None = None) -> list[Claim]:
         raws: list[bytes | None]
@@ -547,7 +568,6 @@ class RedisTransaction:
         self, typename: str, compute: Callable[[StoredFact], tuple[str | None, tuple[IndexEntry, ...]]]
     ) -> None:
         facts = await self.select(Selection(decode=_never, typename=typename))
-        self.strict = True  # a fact that is made meanwhile must not be left out
         described = [(fact, *compute(fact)) for fact in facts]
         refuse_shared_places((fact.id, place) for fact, place, _ in described)
         self.described += [(fact.id, place_text(place), fields_text(fields)) for fact, place, fields in described]

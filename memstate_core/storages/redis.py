@@ -51,8 +51,8 @@ class RedisStorage:
     :param prefix: what all keys begin with; storages with different prefixes share nothing.
     :param timeout: seconds for which a call tries again when the server is away or others keep changing the same
         facts, before :class:`UnavailableError`.
-    :param wait_replicas: how many replicas must have received a write before it returns, which takes ``wait_timeout``
-        seconds at most, and then raises :class:`UnavailableError`.
+    :param wait_replicas: how many replicas must have received a write before it returns. When they have not after
+        ``wait_timeout`` seconds, which is less than ``timeout``, it raises :class:`UnavailableError`.
 
     Threads may share a storage object; a forked process goes on with connections of its own.
     """
@@ -68,7 +68,7 @@ class RedisStorage:
         wait_replicas: int = 0,
         wait_timeout: float = 1.0,
     ) -> None:
-        _check(server, (driver.Redis, RedisCluster), "RedisStorage", prefix, wait_replicas)
+        _check(server, (driver.Redis, RedisCluster), "RedisStorage", prefix, timeout, wait_replicas, wait_timeout)
         name = _name_of(server)
         owned = isinstance(server, str)
         # Whoever sends a write again must know for how long; the driver's own retries do not ask.
@@ -151,7 +151,15 @@ class AsyncRedisStorage:
         wait_replicas: int = 0,
         wait_timeout: float = 1.0,
     ) -> None:
-        _check(server, (async_driver.Redis, AsyncRedisCluster), "AsyncRedisStorage", prefix, wait_replicas)
+        _check(
+            server,
+            (async_driver.Redis, AsyncRedisCluster),
+            "AsyncRedisStorage",
+            prefix,
+            timeout,
+            wait_replicas,
+            wait_timeout,
+        )
         self._server = server
         self._name = _name_of(server)
         self._timeout = timeout
@@ -226,7 +234,15 @@ class AsyncRedisStorage:
         await self.aclose()
 
 
-def _check(server: Any, kinds: tuple[type, ...], role: str, prefix: Any, wait_replicas: int) -> None:
+def _check(
+    server: Any,
+    kinds: tuple[type, ...],
+    role: str,
+    prefix: Any,
+    timeout: float,
+    wait_replicas: int,
+    wait_timeout: float,
+) -> None:
     if isinstance(server, str):
         if not server.startswith(_SCHEMES):
             raise ValidationFailed(f"{role} takes a URL that begins with {', '.join(_SCHEMES)}, not {server!r}")
@@ -234,6 +250,11 @@ def _check(server: Any, kinds: tuple[type, ...], role: str, prefix: Any, wait_re
         wanted = " or ".join(f"{kind.__module__.partition('.client')[0]}.{kind.__name__}" for kind in kinds)
         raise ValidationFailed(f"{role} takes a URL or a {wanted}, not {server!r}")
     check_identifier("prefix", prefix)
+    if wait_replicas and not 0.001 <= wait_timeout < timeout:
+        # To the server 0 ms means for ever, and a reply that takes longer than ``timeout`` is taken for lost.
+        raise ValidationFailed(
+            f"wait_timeout must be at least 0.001 s and less than timeout={timeout:g}, not {wait_timeout!r}"
+        )
     if wait_replicas and isinstance(server, RedisCluster | AsyncRedisCluster):
         raise ValidationFailed(
             "wait_replicas needs a client of one server; on a cluster set min-replicas-to-write instead"

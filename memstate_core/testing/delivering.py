@@ -16,7 +16,8 @@ import pytest
 from memstate_core import delivery
 from memstate_core._bridge import run
 from memstate_core.errors import HookError, UnavailableError
-from memstate_core.facts import Change, Fact, Operation
+from memstate_core.facts import Change, Fact, Operation, StoredFact
+from memstate_core.protocols import lane_of
 from memstate_core.testing.acts import ACTS, build
 from memstate_core.testing.face import Face
 from memstate_core.testing.factories import StorageFactory, Stores, StoreTests
@@ -121,6 +122,56 @@ class TestDelivery(StoreTests):
         assert set(told) == {f"n{number}" for number in range(40)}
         assert index.versions() == {f"n{number}": 1 + (number == 1) for number in range(40)}
         assert not any(await store.verify())  # what is still to come is no drift
+
+    async def test_what_waits_holds_up_nothing_that_comes_after_it(self, stores: Stores) -> None:
+        """Though it is more than is delivered at a time."""
+        index = Index()
+        store, hook = self.open(stores, index)
+        hook.faults["apply"] = [Fault(1, act=raising(Away()), lasting=True)]
+        same_lane = [id_ for id_ in map(str, range(500)) if lane_of("index", id_) == lane_of("index", "0")][:12]
+        await self.commit_each(store, same_lane[:9])
+        assert await store.deliver() == 0
+        del hook.faults["apply"]
+        await store.update(same_lane[0], {"text": "waits, too"})
+        await self.commit_each(store, same_lane[9:])
+        step = store.store._engine.deliverer.step
+        assert [await step(2) for _ in range(3)] == [("index", 2, 1), ("index", 1, 0), None]
+        assert index.versions() == dict.fromkeys(same_lane[9:], 1)
+        assert [lag.pending for lag in await store.lag()] == [10]
+
+    async def commit_each(self, store: Face, ids: Sequence[str]) -> None:
+        for id_ in ids:
+            await store.commit(Fact("note", {"text": "x"}, id=id_))
+
+    async def test_a_version_that_cannot_be_read_holds_up_nothing_but_its_fact(self, stores: Stores) -> None:
+        """Its schema's ``migrate`` fails on it, say."""
+        index = Index()
+        store, _ = self.open(stores, index)
+        deliverer = store.store._engine.deliverer
+        decode = deliverer.decode
+
+        def fail_on_one(stored: StoredFact) -> dict[str, Any]:
+            if stored.id == "old":
+                raise Away("too old")
+            return decode(stored)
+
+        deliverer.decode = fail_on_one
+        await self.commit_each(store, ["old", "n"])
+        assert await store.deliver() == 1
+        assert index.versions() == {"n": 1}
+        (lag,) = await store.lag()
+        assert (lag.pending, lag.failing, lag.error) == (1, 1, "Away: too old")
+
+    async def test_an_error_may_say_anything(self, stores: Stores) -> None:
+        index = Index()
+        store, hook = self.open(stores, index)
+        hook.faults["apply"] = [Fault(1, act=raising(Away("\0'%\udcff\U0001f600" + "x" * 10**6)), lasting=True)]
+        await store.commit(Fact("note", {"text": "x"}, id="n"))
+        assert await store.deliver() == 0
+        (lag,) = await store.lag()
+        assert lag.error is not None
+        assert lag.error.startswith("Away: ?'%?\U0001f600xxx")
+        assert len(lag.error) == 1000
 
     async def test_a_function_is_told_of_every_change_in_order(self, stores: Stores) -> None:
         told: dict[str, list[tuple[Operation, Any]]] = defaultdict(list)

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -40,7 +41,7 @@ from memstate import (
 )
 from memstate_core._bridge import run
 from memstate_core.facts import ChangedVersions
-from memstate_core.protocols import Batch, Claim, ClaimsLost, Deferred, Lane, RecordWrite, StorageTransaction
+from memstate_core.protocols import Batch, Claim, ClaimsLost, Deferred, Lane, RecordWrite, Selection, StorageTransaction
 from memstate_core.storages._redis_keys import Keys, number_key
 from memstate_core.testing.storage_protocol import entry
 from tests.servers import RedisServer, proxy, redis_binaries, redis_server
@@ -89,6 +90,7 @@ def everyday(store: MemoryStore) -> None:
     assert store.get_record("c", "k\u00e9") == b"\xff\x00\r\n"
     store.commit(Fact("note", {"text": "\0 \U0001f600 é"}, id="n", session_id="s"))
     assert store.get("n")["payload"] == {"text": "\0 \U0001f600 é"}  # type: ignore[index]
+    assert store.query("setting", limit=2**62, offset=2**62) == []
     store.rollback("s", steps=2)
     assert [fact["payload"]["value"] for fact in store.query("setting")] == [1]
     assert [one.operation for one in store.history("s")] == ["ROLLBACK", *["COMMIT"] * 4]
@@ -433,6 +435,18 @@ class TestLostReplies:
             assert run(other.read("n", lambda tx: tx.history())) == []
 
 
+@contextlib.contextmanager
+def cluster_server() -> Iterator[RedisServer]:
+    """A cluster of one."""
+    settings = ["cluster-enabled=yes", "cluster-config-file=nodes.conf"]
+    with Port() as bus, redis_server(settings=[*settings, f"cluster-port={bus.number}"]) as server:
+        with driver.Redis.from_url(server.url) as node:
+            node.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
+            while b"cluster_state:ok" not in node.execute_command("CLUSTER", "INFO"):
+                threading.Event().wait(0.02)
+        yield server
+
+
 class TestServer:
     def test_scripts_that_were_forgotten_are_sent_again(self, own_server: RedisServer, prefix: str) -> None:
         with opened(own_server.url, prefix=prefix) as store, driver.Redis.from_url(own_server.url) as client:
@@ -491,16 +505,41 @@ class TestServer:
             for act in acts:
                 act()
 
-    def test_a_read_only_server_is_waited_for(self, prefix: str) -> None:
-        with redis_server() as server, opened(server.url, prefix=prefix, timeout=10) as store:
+    @pytest.mark.parametrize(
+        ("stop", "go_on"),
+        [
+            ("REPLICAOF 127.0.0.1 1", "REPLICAOF NO ONE"),
+            ("CONFIG SET min-replicas-to-write 1", "CONFIG SET min-replicas-to-write 0"),
+        ],
+    )
+    @pytest.mark.parametrize("name", BINARIES)
+    def test_a_server_that_takes_no_writes_for_now_is_waited_for(
+        self, prefix: str, name: str, stop: str, go_on: str
+    ) -> None:
+        with (
+            redis_server(binary=BINARIES[name]) as server,
+            driver.Redis.from_url(server.url) as client,
+            opened(server.url, prefix=prefix) as store,
+        ):
             store.commit(Fact("note", {}, session_id="s"))
-            with driver.Redis.from_url(server.url) as client, redis_server() as master:
-                client.execute_command("REPLICAOF", "127.0.0.1", master.port)
-                timer = threading.Timer(0.3, lambda: client.execute_command("REPLICAOF", "NO", "ONE"))
-                timer.start()
-                store.commit(Fact("note", {}, id="n", session_id="s"))
-                timer.join()
+            client.execute_command(*stop.split())
+            with (
+                opened(server.url, prefix=prefix, timeout=0.2, wait_replicas=1, wait_timeout=0.1) as impatient,
+                pytest.raises(UnavailableError, match="for now"),
+            ):
+                impatient.commit(Fact("note", {}, session_id="s"))
+            timer = threading.Timer(0.3, lambda: client.execute_command(*go_on.split()))
+            timer.start()
+            store.commit(Fact("note", {}, id="n", session_id="s"))
+            timer.join()
             assert store.get("n") is not None
+            assert store.count() == 2
+
+    @pytest.mark.parametrize("seconds", [0.0, -1.0, float("nan"), 0.0001, 10.0])
+    def test_replicas_are_not_waited_for_without_end(self, prefix: str, seconds: float) -> None:
+        for kind in (RedisStorage, AsyncRedisStorage):
+            with pytest.raises(ValidationFailed, match=r"wait_timeout must be .* less than timeout=10"):
+                kind("redis://localhost", wait_replicas=1, wait_timeout=seconds)
 
     def test_replicas_are_waited_for(self, prefix: str) -> None:
         with redis_server() as server:
@@ -509,19 +548,14 @@ class TestServer:
                     store.commit(Fact("note", {}, id="n"))
                 assert store.get("n") is not None
             with redis_server(settings=[f"replicaof=127.0.0.1 {server.port}"]) as replica:
-                with opened(server.url, prefix=prefix, wait_replicas=1, wait_timeout=10) as store:
+                with opened(server.url, prefix=prefix, wait_replicas=1, wait_timeout=9) as store:
                     everyday(store)
                     store.commit(Fact("note", {}, id="m"))
                 with driver.Redis.from_url(replica.url) as client:
                     assert client.hexists(Keys(prefix, "default").facts, "m")
 
     def test_a_cluster_keeps_a_namespace_on_one_slot(self, prefix: str) -> None:
-        settings = ["cluster-enabled=yes", "cluster-config-file=nodes.conf"]
-        with Port() as bus, redis_server(settings=[*settings, f"cluster-port={bus.number}"]) as server:
-            with driver.Redis.from_url(server.url) as node:
-                node.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
-                while b"cluster_state:ok" not in node.execute_command("CLUSTER", "INFO"):
-                    threading.Event().wait(0.02)
+        with cluster_server() as server:
             cluster = driver.RedisCluster.from_url(server.url, decode_responses=True)
             with RedisStorage(cluster, prefix=prefix) as storage:
                 for namespace in ("a", "{b}", "}{", "", "é"):
@@ -543,6 +577,25 @@ class TestServer:
                 await cluster.aclose()
 
             asyncio.run(use())
+
+    def test_a_cluster_that_is_away(self, prefix: str) -> None:
+        with cluster_server() as server, driver.RedisCluster.from_url(server.url) as cluster:
+            with opened(cluster, prefix=prefix, timeout=0.3) as store:
+                store.count()
+                server.kill()
+                with pytest.raises(UnavailableError, match="for now"):
+                    store.count()
+                with pytest.raises(UnavailableError, match="unknown"):
+                    store.put_record("c", "k", b"v")
+            with opened(cluster, prefix=prefix, timeout=30) as store:
+                timer = threading.Timer(0.3, server.start)
+                server.start()
+                store.count()
+                server.kill()
+                timer.start()
+                store.put_record("c", "k", b"v")
+                timer.join()
+                assert store.get_record("c", "k") == b"v"
 
 
 PROLOGUE = """
@@ -708,6 +761,35 @@ class TestRaces:
                 thread.join()
             assert failures == []
 
+    def test_a_scan_in_pieces_is_of_one_moment(self, redis: Any, prefix: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("memstate_core.storages._redis_transaction._COUNT", 3)
+        with opened(redis.url, prefix=prefix) as store, opened(redis.url, prefix=prefix) as reader:
+
+            def put(value: int) -> None:
+                with store.transaction() as tx:
+                    for number in range(10):
+                        tx.put_record("c", f"k{number}", b"%d" % value)
+
+            put(0)
+            stop = threading.Event()
+
+            def write() -> None:
+                for value in itertools.count(1):
+                    if stop.is_set():
+                        return
+                    put(value)
+
+            thread = threading.Thread(target=write)
+            thread.start()
+            try:
+                for turn in range(100):
+                    found = reader.scan_records("c", limit=8 if turn % 3 else None, reverse=turn % 2 == 0)
+                    assert len(found) == (8 if turn % 3 else 10)
+                    assert len({record.value for record in found}) == 1
+            finally:
+                stop.set()
+                thread.join()
+
     def test_a_dead_holder_of_the_lock_holds_up_nobody_for_long(
         self, redis: Any, client: driver.Redis, prefix: str
     ) -> None:
@@ -724,6 +806,69 @@ class TestRaces:
                 store.commit(Fact("note", {}, session_id="s"))
             assert store.count() == 2
             client.delete(Keys(prefix, "default").lock)
+
+    def test_what_was_read_is_verified(self, redis: Any, prefix: str) -> None:
+        """Whatever comes between the reading and the writing of a work has it run again."""
+
+        def fact_in(session_id: str, id_: str) -> None:
+            with other.transaction(session_id="another") as tx:  # the session's own head stays where it is
+                tx.commit(Fact("note", {}, id=id_, session_id=session_id))
+
+        Read = Callable[[StorageTransaction], Any]
+        selection = Selection(decode=lambda fact: {}, session_id="s")
+        reads: dict[str, tuple[Read, Callable[[], Any]]] = {
+            "facts": (lambda tx: tx.facts(["n"]), lambda: other.update("n", {"a": 1})),
+            "a fact that is not there": (lambda tx: tx.facts(["new"]), lambda: fact_in("t", "new")),
+            "a fact that came back": (
+                lambda tx: tx.facts(["n"]),
+                lambda: (other.update("n", {"a": 2}), other.rollback("n")),
+            ),
+            "latest versions": (lambda tx: tx.latest_versions(["n"]), lambda: other.update("n", {"a": 3})),
+            "a selection": (lambda tx: tx.select(selection), lambda: fact_in("s", "m")),
+            "a count": (lambda tx: tx.count(selection), lambda: fact_in("s", "o")),
+            "a position": (lambda tx: tx.position("p"), lambda: other.commit(Fact("note", {}, session_id="p"))),
+            "a savepoint": (lambda tx: tx.savepoint("s", "here"), lambda: other.savepoint("s", "here")),
+            "the history": (lambda tx: tx.history(), lambda: fact_in("s", "h")),
+            "a record": (lambda tx: tx.record("c", "k"), lambda: other.put_record("c", "k", b"")),
+            "records": (lambda tx: tx.scan("c"), lambda: other.put_record("c", "l", b"")),
+            "a claim": (lambda tx: tx.claims(["fact:x"]), lambda: claim("fact:x")),
+            "all claims": (lambda tx: tx.claims(), lambda: claim("fact:y")),
+        }
+
+        def claim(key: str) -> None:
+            batch = Batch(claims=[Claim(key, "somebody", 1.0, ())])
+            run(other.storage.write("default", lambda tx: tx.write(batch)))
+
+        with opened(redis.url, prefix=prefix) as store, opened(redis.url, prefix=prefix) as other:
+            store.commit(Fact("note", {}, id="n", session_id="n"))
+            for name, (read, change) in reads.items():
+                answers: list[Any] = []
+
+                async def work(
+                    tx: StorageTransaction, read: Read = read, change: Any = change, answers: list[Any] = answers
+                ) -> None:
+                    answers.append(await read(tx))
+                    if len(answers) == 1:
+                        change()
+                    await tx.write(Batch(records=[RecordWrite("written", "k", b"")]))
+
+                run(store.storage.write("default", work))
+                assert len(answers) == 2, name
+
+    def test_a_lock_whose_reply_was_lost_is_had(self, redis: Any, prefix: str) -> None:
+        with proxy(redis.url) as between, RedisStorage(between.url, prefix=prefix) as storage:
+            run(storage.open())
+            began = time.monotonic()
+
+            async def lock() -> None:
+                async with storage._core._locked(storage._core._namespaces.get("n"), began + 9):
+                    pass
+
+            run(lock())  # from now on the server knows the script
+            fault = between.lose_reply(containing=b":lock")
+            run(lock())
+            fault.wait()
+            assert time.monotonic() - began < 3
 
     def test_what_was_believed_is_verified(self, redis: Any, prefix: str) -> None:
         with opened(redis.url, prefix=prefix) as one, opened(redis.url, prefix=prefix) as two:

@@ -10,6 +10,7 @@ from pydantic import BaseModel
 
 from memstate_core import AsyncMemoryStore, AsyncSQLiteStorage, MemoryStore, SQLiteStorage
 from memstate_core.facts import Fact, Operation
+from memstate_core.storages.redis import RedisStorage
 from tests.faults.indexes import FileIndex
 
 
@@ -53,6 +54,11 @@ def failing_store() -> MemoryStore:
         raise OSError("the index is away")
 
     return MemoryStore(SQLiteStorage(directory() / "memory.db"), [index], delivery="deferred")
+
+
+def redis_store() -> MemoryStore:
+    storage = RedisStorage(os.environ["REDIS"], prefix="worker", timeout=0.2)
+    return MemoryStore(storage, [index()], delivery="deferred", allow_unregistered=True)
 
 
 def broken() -> MemoryStore:

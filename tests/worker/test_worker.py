@@ -14,7 +14,11 @@ from typing import Any
 
 import pytest
 
-from memstate_core import Fact, MemoryStore
+from memstate_core import Fact, InMemoryStorage, MemoryStore
+from memstate_core._bridge import run
+from memstate_core.facts import Operation
+from memstate_core.worker import work
+from tests.servers import redis_server
 from tests.worker import apps
 
 ROOT = Path(__file__).parents[2]
@@ -117,6 +121,46 @@ def test_workers_are_killed_all_the_time() -> None:
         stack.enter_context(working("tests.worker.apps:async_store", "--poll", "0.01"))
         until_delivered(store)
     check(store)
+
+
+def test_a_database_that_is_away_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    with redis_server(settings=["appendonly=yes", "appendfsync=always"]) as server:
+        monkeypatch.setenv("REDIS", server.url)
+        store = apps.redis_store()
+        with working("tests.worker.apps:redis_store", "--poll", "0.05", "--report", "0.2") as process:
+            store.commit(Fact("note", {"text": "before"}, id="n"))
+            until_delivered(store)
+            server.kill()
+            assert process.stdout is not None
+            for line in process.stdout:
+                if "cannot be told for now" in line:
+                    break
+            server.start()
+            store.commit(Fact("note", {"text": "after"}, id="n"))
+            until_delivered(store)
+            assert process.poll() is None
+
+
+def test_a_hook_that_fails_while_it_is_mended() -> None:
+    """The lane was taken over meanwhile, so the fact is mended; the hook fails at that, and the worker goes on."""
+    storage = InMemoryStorage()
+    told: list[int] = []
+
+    def index(operation: Operation, fact_id: str, fact: Fact | None) -> None:
+        assert fact is not None
+        told.append(fact.version)
+        if len(told) == 1:
+            run(storage.write("default", lambda tx: tx.take_lane([name], "thief", 1e12, 2e12)))
+        elif len(told) == 2:
+            raise OSError("away")
+
+    store = MemoryStore(storage, [index], delivery="deferred", allow_unregistered=True)
+    (name,) = (lag.hook for lag in store.lag())
+    store.commit(Fact("note", {}, id="n"))
+    deadline = time.monotonic() + 20
+    work(store, stop=lambda: len(told) == 3 or time.monotonic() > deadline, poll=0.01)
+    assert told == [1, 1, 1]
+    assert run(storage.read("default", lambda tx: tx.claims())) == []
 
 
 @pytest.mark.parametrize(
