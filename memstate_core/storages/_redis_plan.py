@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from pydantic_core import to_json
 
-from memstate_core.facts import FactChange
+from memstate_core.facts import StoredFact
 from memstate_core.protocols import Batch, Lane
 from memstate_core.storages._ordinals import ordinal
 from memstate_core.storages._redis_keys import hex_of, session_key
 from memstate_core.storages._redis_outbox import put_outbox
 from memstate_core.storages._redis_schema import FORMAT
 from memstate_core.storages._redis_transaction import RedisTransaction, record_field, savepoint_field
-from memstate_core.storages._redis_values import NOWHERE, claim_text, entry_tail, fact_body, where
+from memstate_core.storages._redis_values import NOWHERE, claim_text, entry_tail, fact_content, fact_head, where
 
 
 def assumptions_of(tx: RedisTransaction, lock: str | None, *, strict: bool) -> dict[str, Any]:
@@ -64,7 +63,7 @@ def plan_of(tx: RedisTransaction, lock: str | None) -> Plan | None:
     values: list[bytes] = []
     lanes: list[Lane] = []
     if tx.batch is not None:
-        bodies = _put_batch(writes, tx.batch, tx.seen)
+        bodies = _put_batch(writes, tx.batch, tx)
         values = _put_records(writes, tx.batch)
         lanes = put_outbox(writes, tx.batch)
     if tx.described:
@@ -77,15 +76,12 @@ def plan_of(tx: RedisTransaction, lock: str | None) -> Plan | None:
     return Plan(text, b"".join(bodies), values, lanes)
 
 
-def _put_batch(plan: dict[str, Any], batch: Batch, seen: Mapping[str, str]) -> list[bytes]:
-    """Put what the batch writes into the plan, records and the outbox aside; returns the bodies.
-
-    ``seen`` are the stamps of facts that were read.
-    """
+def _put_batch(plan: dict[str, Any], batch: Batch, tx: RedisTransaction) -> list[bytes]:
+    """Put what the batch writes into the plan, records and the outbox aside; returns the bodies."""
     bodies: list[bytes] = []
     if batch.changes:
         ordinal(0, len(batch.changes) - 1)  # refuses more than there are ordinals for
-        plan["changes"] = [_change(change, seen.get(change.fact_id), bodies) for change in batch.changes]
+        _put_changes(plan, batch, tx, bodies)
         if batch.restores:
             plan["restores"] = True
     if batch.entry is not None:
@@ -127,18 +123,41 @@ def _put_records(plan: dict[str, Any], batch: Batch) -> list[bytes]:
     return values
 
 
-def _change(change: FactChange, seen: str | None, bodies: list[bytes]) -> tuple[Any, ...]:
-    before, after, fields = change
-    version = 0 if before is None else before.version
-    stamp = () if seen is None else (seen,)
-    if after is None:
-        return change.fact_id, version, 0, "", False, *stamp
-    bodies.append(fact_body(after, fields).encode())
-    return (
-        after.id,
-        version,
-        after.version,
-        "" if after.ordinal < 0 else f"{after.ordinal:016x}",
-        len(bodies[-1]),
-        *stamp,
-    )
+def _put_changes(plan: dict[str, Any], batch: Batch, tx: RedisTransaction, bodies: list[bytes]) -> None:
+    """Put the changes of facts into the plan, and what is new of their contents to the bodies."""
+    changes: list[tuple[str, int, int, str, int, int, str | bool]] = []
+    heads: dict[tuple[Any, ...], int] = {}  # numbered from 1
+    plan["heads"] = []
+    ahead = True
+    for before, after, fields in batch.changes:
+        known: StoredFact = after if before is None else before  # type: ignore[assignment]
+        id_ = known.id
+        stamp = tx.seen.get(id_, False)  # '' is of one that was not there
+        version = 0 if before is None else before.version
+        if after is None:
+            changes.append((id_, version, 0, "", 0, 0, stamp))
+            ahead = False
+            continue
+        key = (after.type, after.session_id, after.singleton, fields, after.source, after.ts, after.ephemeral)
+        head = heads.get(key)
+        if head is None:
+            head = heads[key] = len(heads) + 1
+            plan["heads"].append(fact_head(after, fields))
+        content = fact_content(after).encode()
+        length = len(content)
+        if (
+            before is not None
+            and stamp  # only then it is sure what is there
+            and before.payload == after.payload
+            and before.schema_version == after.schema_version
+        ):
+            length = -length
+        else:
+            bodies.append(content)
+        ahead = ahead and bool(stamp) and version < after.version > (tx.latest_read(id_) or 0)
+        ordinal_text = "" if after.ordinal < 0 else f"{after.ordinal:016x}"
+        changes.append((id_, version, after.version, ordinal_text, head, length, stamp))
+    # Columns: Lua makes few long tables faster than many short ones.
+    plan["changes"] = list(zip(*changes, strict=True))
+    if ahead:
+        plan["ahead"] = True  # and a fact whose stamp is still the same had no other versions meanwhile
