@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from pydantic_core import to_json
@@ -16,8 +17,13 @@ from memstate_core.storages._redis_transaction import RedisTransaction, record_f
 from memstate_core.storages._redis_values import NOWHERE, claim_text, entry_tail, fact_content, fact_head, where
 
 
-def assumptions_of(tx: RedisTransaction, lock: str | None, *, strict: bool) -> dict[str, Any]:
-    """What the transaction read and believed. ``strict``: nothing at all was written since its first read."""
+def assumptions_of(
+    tx: RedisTransaction, lock: str | None, *, strict: bool, changed: Iterable[str] = ()
+) -> dict[str, Any]:
+    """What the transaction read and believed, except of the facts that are ``changed``.
+
+    ``strict``: nothing at all was written since its first read.
+    """
     plan: dict[str, Any] = {"format": str(FORMAT)}
     if lock is not None:
         plan["lock"] = lock
@@ -35,10 +41,9 @@ def assumptions_of(tx: RedisTransaction, lock: str | None, *, strict: bool) -> d
         plan["claims"] = tx.claims_count
     if tx.places_seen:
         plan["places_seen"] = list(tx.places_seen.items())
-    changed = {change.fact_id for change in tx.batch.changes} if tx.batch is not None else ()
-    seen = {id_: stamp for id_, stamp in tx.seen.items() if id_ not in changed}  # the others are with their changes
-    if seen:
-        plan["seen"] = [list(seen), list(seen.values())]
+    unchanged = list(tx.seen.keys() - changed)
+    if unchanged:
+        plan["seen"] = [unchanged, [tx.seen[id_] for id_ in unchanged]]
     return plan
 
 
@@ -72,7 +77,8 @@ def plan_of(tx: RedisTransaction, lock: str | None) -> Plan | None:
         writes["lease"] = tx.lease
     if not writes:
         return None
-    text = to_json({**assumptions_of(tx, lock, strict=tx.strict), **writes, "writes": True})
+    changed = writes["changes"][0] if "changes" in writes else ()  # their stamps are with their changes
+    text = to_json({**assumptions_of(tx, lock, strict=tx.strict, changed=changed), **writes, "writes": True})
     return Plan(text, b"".join(bodies), values, lanes)
 
 
@@ -155,8 +161,11 @@ def _put_changes(plan: dict[str, Any], batch: Batch, tx: RedisTransaction, bodie
         else:
             bodies.append(content)
         ahead = ahead and bool(stamp) and version < after.version > (tx.latest_read(id_) or 0)
-        ordinal_text = "" if after.ordinal < 0 else f"{after.ordinal:016x}"
-        changes.append((id_, version, after.version, ordinal_text, head, length, stamp))
+        if before is not None and before.ordinal == after.ordinal >= 0:
+            place = "="
+        else:
+            place = "" if after.ordinal < 0 else f"{after.ordinal:016x}"
+        changes.append((id_, version, after.version, place, head, length, stamp))
     # Columns: Lua makes few long tables faster than many short ones.
     plan["changes"] = list(zip(*changes, strict=True))
     if ahead:

@@ -110,7 +110,7 @@ class RedisTransaction:
         if self.seen.setdefault(fact_id, stamp) != stamp:
             self.torn = True  # and what was seen first will be found wrong
         self._facts[fact_id] = fact
-        self._latest[fact_id] = int(latest or 0)
+        self._latest[fact_id] = int(latest) if latest else 0
         return fact
 
     async def facts(self, ids: Sequence[str]) -> dict[str, StoredFact]:

@@ -83,8 +83,8 @@ def fact_of(fact_id: str, raw: bytes) -> tuple[StoredFact, str]:
 def entry_tail(entry: NewEntry, changes: Sequence[FactChange]) -> str:
     """A transaction as it is stored, behind its parent and head, which the script puts before it."""
     versions = [
-        [change.fact_id, change.before.version if change.before else 0, change.after.version if change.after else 0]
-        for change in changes
+        ((before or after).id, before.version if before else 0, after.version if after else 0)  # type: ignore[union-attr]
+        for before, after, _ in changes
     ]
     return "\0".join(
         (

@@ -185,8 +185,8 @@ local function field(name, value)
     fields[#fields + 1] = value
 end
 local function add(member)
-    added[#added + 1] = 0
-    added[#added + 1] = member
+    local n = #added
+    added[n + 1], added[n + 2] = 0, member
 end
 
 if plan.entry then
@@ -240,26 +240,29 @@ for i, id in ipairs(ids) do
         if was[5] ~= '' and taken[was[5]] ~= id then left[#left + 1] = was[5] end
     end
     if is then
-        if ordinal == '' then ordinal = seq .. string.format('%05x', i - 1) end
+        if ordinal == '=' then
+            ordinal = was[2]
+        elseif ordinal == '' then
+            ordinal = seq .. string.format('%05x', i - 1)
+        end
         local version = string.format('%.0f', versions_after[i])
         set(put, id, stamp .. '\0' .. version .. '\0' .. ordinal .. '\0' .. is[5] .. contents[i])
         if is[3] ~= '' then set(placed, is[3], id) end
     else
         removed[#removed + 1] = id
     end
-    local tail = '\0' .. ordinal .. id
     if was and is and was[2] == ordinal then
         if was[4] ~= is[2] then
-            remove('s' .. was[4] .. tail)
-            add('s' .. is[2] .. tail)
+            remove('s' .. was[4] .. '\0' .. ordinal .. id)
+            add('s' .. is[2] .. '\0' .. ordinal .. id)
         end
         if was[6] ~= is[4] then
-            each_field(remove, was[3], was[6], tail)
-            each_field(add, is[1], is[4], tail)
+            each_field(remove, was[3], was[6], '\0' .. ordinal .. id)
+            each_field(add, is[1], is[4], '\0' .. ordinal .. id)
         end
     else
         if was then all(remove, was[3], was[4], was[6], '\0' .. was[2] .. id) end
-        if is then all(add, is[1], is[2], is[4], tail) end
+        if is then all(add, is[1], is[2], is[4], '\0' .. ordinal .. id) end
     end
 end
 
