@@ -79,18 +79,22 @@ class Workspace:
 
     async def next_version(self, fact_id: str) -> int:
         """The version that the transaction gives a fact: one more than it ever had."""
+        if fact_id not in self._latest:
+            now = self.now.get(fact_id)
+            if now is None or now is self.base.get(fact_id):
+                await self.read_versions((fact_id,))
+        return self.version_read(fact_id)
+
+    def version_read(self, fact_id: str) -> int:
+        """The same for a fact that :meth:`read_versions` has read."""
         before = self.base.get(fact_id)
         now = self.now.get(fact_id)
         if now is not None and now is not before:
             return now.version  # one transaction makes one version
-        latest = self._latest.get(fact_id)
-        if latest is None:
-            found = await self.tx.latest_versions((fact_id,))
-            latest = self._latest[fact_id] = found.get(fact_id, 0)
-        return max(latest, before.version if before else 0) + 1
+        latest = self._latest[fact_id]
+        return (latest if before is None or latest > before.version else before.version) + 1
 
     async def read_versions(self, fact_ids: Sequence[str]) -> None:
-        """Read ahead for :meth:`next_version`."""
         self._latest.update(dict.fromkeys(fact_ids, 0))
         self._latest.update(await self.tx.latest_versions(fact_ids))
 
@@ -366,7 +370,7 @@ class Promote:
                 place, fields = space.describe(fact.type, space.registry.decode(fact), None)
                 if place != fact.singleton:
                     await _check_place(space, fact.id, place)
-            version = await space.next_version(fact.id)
+            version = space.version_read(fact.id)
             id_, typename, payload, source, _, _, _, _, schema_version, _, ordinal = fact
             space.put(
                 # Made anew: _replace takes three times as long, and a session may have many facts.
@@ -417,17 +421,17 @@ class MigrateFacts:
                 raise NotFoundError(f"type {typename!r} is not registered")
             for fact in await space.select(Selection(decode=space.registry.decode, typename=typename)):
                 if fact.schema_version < schema.definition.schema_version:
-                    await _rewrite(space, await _known(space, fact), schema.encode(space.registry.decode(fact)))
+                    await _rewrite(space, _known(space, fact), schema.encode(space.registry.decode(fact)))
                     rewritten += 1
         return rewritten
 
 
 async def _session_facts(space: Workspace, session_id: str) -> list[StoredFact]:
     selection = Selection(decode=space.registry.decode, session_id=session_id)
-    return [await _known(space, fact) for fact in await space.select(selection)]
+    return [_known(space, fact) for fact in await space.select(selection)]
 
 
-async def _known(space: Workspace, fact: StoredFact) -> StoredFact:
+def _known(space: Workspace, fact: StoredFact) -> StoredFact:
     """Take a selected fact into the workspace."""
     if fact.id not in space.now:
         space.base[fact.id] = space.now[fact.id] = fact

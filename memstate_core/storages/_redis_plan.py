@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from pydantic_core import to_json
 
-from memstate_core.facts import FactChange
+from memstate_core.facts import StoredFact
 from memstate_core.protocols import Batch, Lane
 from memstate_core.storages._ordinals import ordinal
 from memstate_core.storages._redis_keys import hex_of, session_key
 from memstate_core.storages._redis_outbox import put_outbox
 from memstate_core.storages._redis_schema import FORMAT
 from memstate_core.storages._redis_transaction import RedisTransaction, record_field, savepoint_field
-from memstate_core.storages._redis_values import NOWHERE, claim_text, entry_tail, fact_body, where
+from memstate_core.storages._redis_values import NOWHERE, claim_text, entry_tail, fact_content, fact_head, where
 
 
-def assumptions_of(tx: RedisTransaction, lock: str | None, *, strict: bool) -> dict[str, Any]:
-    """What the transaction read and believed. ``strict``: nothing at all was written since its first read."""
+def assumptions_of(
+    tx: RedisTransaction, lock: str | None, *, strict: bool, changed: Iterable[str] = ()
+) -> dict[str, Any]:
+    """What the transaction read and believed, except of the facts that are ``changed``.
+
+    ``strict``: nothing at all was written since its first read.
+    """
     plan: dict[str, Any] = {"format": str(FORMAT)}
     if lock is not None:
         plan["lock"] = lock
@@ -36,10 +41,9 @@ def assumptions_of(tx: RedisTransaction, lock: str | None, *, strict: bool) -> d
         plan["claims"] = tx.claims_count
     if tx.places_seen:
         plan["places_seen"] = list(tx.places_seen.items())
-    changed = {change.fact_id for change in tx.batch.changes} if tx.batch is not None else ()
-    seen = {id_: stamp for id_, stamp in tx.seen.items() if id_ not in changed}  # the others are with their changes
-    if seen:
-        plan["seen"] = [list(seen), list(seen.values())]
+    unchanged = list(tx.seen.keys() - changed)
+    if unchanged:
+        plan["seen"] = [unchanged, [tx.seen[id_] for id_ in unchanged]]
     return plan
 
 
@@ -64,7 +68,7 @@ def plan_of(tx: RedisTransaction, lock: str | None) -> Plan | None:
     values: list[bytes] = []
     lanes: list[Lane] = []
     if tx.batch is not None:
-        bodies = _put_batch(writes, tx.batch, tx.seen)
+        bodies = _put_batch(writes, tx.batch, tx)
         values = _put_records(writes, tx.batch)
         lanes = put_outbox(writes, tx.batch)
     if tx.described:
@@ -73,19 +77,17 @@ def plan_of(tx: RedisTransaction, lock: str | None) -> Plan | None:
         writes["lease"] = tx.lease
     if not writes:
         return None
-    text = to_json({**assumptions_of(tx, lock, strict=tx.strict), **writes, "writes": True})
+    changed = writes["changes"][0] if "changes" in writes else ()  # their stamps are with their changes
+    text = to_json({**assumptions_of(tx, lock, strict=tx.strict, changed=changed), **writes, "writes": True})
     return Plan(text, b"".join(bodies), values, lanes)
 
 
-def _put_batch(plan: dict[str, Any], batch: Batch, seen: Mapping[str, str]) -> list[bytes]:
-    """Put what the batch writes into the plan, records and the outbox aside; returns the bodies.
-
-    ``seen`` are the stamps of facts that were read.
-    """
+def _put_batch(plan: dict[str, Any], batch: Batch, tx: RedisTransaction) -> list[bytes]:
+    """Put what the batch writes into the plan, records and the outbox aside; returns the bodies."""
     bodies: list[bytes] = []
     if batch.changes:
         ordinal(0, len(batch.changes) - 1)  # refuses more than there are ordinals for
-        plan["changes"] = [_change(change, seen.get(change.fact_id), bodies) for change in batch.changes]
+        _put_changes(plan, batch, tx, bodies)
         if batch.restores:
             plan["restores"] = True
     if batch.entry is not None:
@@ -127,18 +129,44 @@ def _put_records(plan: dict[str, Any], batch: Batch) -> list[bytes]:
     return values
 
 
-def _change(change: FactChange, seen: str | None, bodies: list[bytes]) -> tuple[Any, ...]:
-    before, after, fields = change
-    version = 0 if before is None else before.version
-    stamp = () if seen is None else (seen,)
-    if after is None:
-        return change.fact_id, version, 0, "", False, *stamp
-    bodies.append(fact_body(after, fields).encode())
-    return (
-        after.id,
-        version,
-        after.version,
-        "" if after.ordinal < 0 else f"{after.ordinal:016x}",
-        len(bodies[-1]),
-        *stamp,
-    )
+def _put_changes(plan: dict[str, Any], batch: Batch, tx: RedisTransaction, bodies: list[bytes]) -> None:
+    """Put the changes of facts into the plan, and what is new of their contents to the bodies."""
+    changes: list[tuple[str, int, int, str, int, int, str | bool]] = []
+    heads: dict[tuple[Any, ...], int] = {}  # numbered from 1
+    plan["heads"] = []
+    ahead = True
+    for before, after, fields in batch.changes:
+        known: StoredFact = after if before is None else before  # type: ignore[assignment]
+        id_ = known.id
+        stamp = tx.seen.get(id_, False)  # '' is of one that was not there
+        version = 0 if before is None else before.version
+        if after is None:
+            changes.append((id_, version, 0, "", 0, 0, stamp))
+            ahead = False
+            continue
+        key = (after.type, after.session_id, after.singleton, fields, after.source, after.ts, after.ephemeral)
+        head = heads.get(key)
+        if head is None:
+            head = heads[key] = len(heads) + 1
+            plan["heads"].append(fact_head(after, fields))
+        content = fact_content(after).encode()
+        length = len(content)
+        if (
+            before is not None
+            and stamp  # only then it is sure what is there
+            and before.payload == after.payload
+            and before.schema_version == after.schema_version
+        ):
+            length = -length
+        else:
+            bodies.append(content)
+        ahead = ahead and bool(stamp) and version < after.version > (tx.latest_read(id_) or 0)
+        if before is not None and before.ordinal == after.ordinal >= 0:
+            place = "="
+        else:
+            place = "" if after.ordinal < 0 else f"{after.ordinal:016x}"
+        changes.append((id_, version, after.version, place, head, length, stamp))
+    # Columns: Lua makes few long tables faster than many short ones.
+    plan["changes"] = list(zip(*changes, strict=True))
+    if ahead:
+        plan["ahead"] = True  # and a fact whose stamp is still the same had no other versions meanwhile

@@ -110,7 +110,7 @@ class RedisTransaction:
         if self.seen.setdefault(fact_id, stamp) != stamp:
             self.torn = True  # and what was seen first will be found wrong
         self._facts[fact_id] = fact
-        self._latest[fact_id] = int(latest or 0)
+        self._latest[fact_id] = int(latest) if latest else 0
         return fact
 
     async def facts(self, ids: Sequence[str]) -> dict[str, StoredFact]:
@@ -326,8 +326,7 @@ class RedisTransaction:
     def _matching(self, answer: list[Any], selection: Selection, decided: bool) -> list[StoredFact]:
         found = []
         parts = _divided(answer[2])
-        for place in range(0, len(parts), 3):
-            id_, raw, latest = parts[place : place + 3]
+        for id_, raw, latest in zip(parts[::3], parts[1::3], parts[2::3], strict=True):
             fact_id = id_.decode()
             fact = self._take(fact_id, raw, latest) if self._writing else fact_of(fact_id, raw)[0]
             if fact is not None and (decided or matches(fact, selection)):

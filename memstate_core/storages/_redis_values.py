@@ -2,8 +2,9 @@
 
 A fact is ``stamp version ordinal type session place fields source ts ephemeral schema_version payload``. The *stamp*
 is the number of the write that made it current, so that a fact which was changed and changed back is told from one
-that was not. ``fields`` are its index entries as a JSON list. A transaction is ``parent head session operation actor
-reason mark ts changes``, a claim ``owner expires hooks``.
+that was not. ``fields`` are its index entries as a JSON list. Its *head*, from the type on, is what facts that are
+written together often share; its *content*, from the schema version on, often stays when the head changes. A
+transaction is ``parent head session operation actor reason mark ts changes``, a claim ``owner expires hooks``.
 """
 
 from __future__ import annotations
@@ -30,8 +31,8 @@ def _or_none(text: str) -> str | None:
     return text[1:] if text else None
 
 
-def fact_body(fact: StoredFact, fields: tuple[IndexEntry, ...]) -> str:
-    """A fact as it is stored, behind its stamp, version and ordinal, which the script puts before it."""
+def fact_head(fact: StoredFact, fields: tuple[IndexEntry, ...]) -> str:
+    """The head of a fact, with the NUL that divides it from the content."""
     return "\0".join(
         (
             fact.type,
@@ -40,11 +41,13 @@ def fact_body(fact: StoredFact, fields: tuple[IndexEntry, ...]) -> str:
             fields_text(fields),
             _optional(fact.source),
             fact.ts,
-            "1" if fact.ephemeral else "",
-            str(fact.schema_version),
-            fact.payload,
+            "1\0" if fact.ephemeral else "\0",
         )
     )
+
+
+def fact_content(fact: StoredFact) -> str:
+    return f"{fact.schema_version}\0{fact.payload}"
 
 
 def fields_text(fields: tuple[IndexEntry, ...]) -> str:
@@ -80,8 +83,8 @@ def fact_of(fact_id: str, raw: bytes) -> tuple[StoredFact, str]:
 def entry_tail(entry: NewEntry, changes: Sequence[FactChange]) -> str:
     """A transaction as it is stored, behind its parent and head, which the script puts before it."""
     versions = [
-        [change.fact_id, change.before.version if change.before else 0, change.after.version if change.after else 0]
-        for change in changes
+        ((before or after).id, before.version if before else 0, after.version if after else 0)  # type: ignore[union-attr]
+        for before, after, _ in changes
     ]
     return "\0".join(
         (

@@ -4,9 +4,9 @@ Nothing is written before everything is verified, and then only by commands that
 that Redis refuses when its memory is full, and once a script has written, Redis refuses it nothing more.
 
 KEYS are meta, facts, versions, places, index, journal, claims, lock, slot, records, definitions, lanes and outbox, and
-the streams of the lanes that the plan speaks of. ARGV are the plan as JSON, the number of the attempt, the bodies of
-facts and of the transaction in a row (the plan has their lengths: decoding them as JSON would take longer than all the
-rest), and the values of records. The answer is one text:
+the streams of the lanes that the plan speaks of. ARGV are the plan as JSON, the number of the attempt, the contents of
+facts and the body of the transaction in a row (the plan has their lengths: decoding them as JSON would take longer than
+all the rest), and the values of records. The answer is one text:
 
 =========================  ============================================================================
 ``ok seq claims stamp``    written (or verified, when there was nothing to write)
@@ -51,9 +51,9 @@ local function answer(text)
     return text
 end
 
--- Stamp, version, ordinal, type, session, place and fields of a fact; type and so on of a body.
+-- Stamp, version, ordinal, type, session, place and fields of a fact; type and so on of a head.
 local FACT = '^(%d+)%z(%d+)%z(%x+)%z([^%z]*)%z([^%z]*)%z([^%z]*)%z([^%z]*)%z()'
-local BODY = '^([^%z]*)%z([^%z]*)%z([^%z]*)%z([^%z]*)%z'
+local HEAD = '^([^%z]*)%z([^%z]*)%z([^%z]*)%z([^%z]*)%z'
 
 -- What was this attempt's answer, if it was made before?
 
@@ -117,30 +117,32 @@ local function body_of(length)
     at = at + length
     return string.sub(bodies, at - length, at - 1)
 end
-local changes, ids, changed, taken = plan.changes or {}, {}, {}, {}
-for i, change in ipairs(changes) do
-    ids[i] = change[1]
-    changed[change[1]] = true
-    if change[5] then change[5] = body_of(change[5]) end
+local heads = {}
+for i, head in ipairs(plan.heads or {}) do
+    local type, session, place, keys = string.match(head, HEAD)
+    heads[i] = {type, session, place, keys, head}
 end
-local before, latest, old, new = {}, {}, {}, {}
-if #ids > 0 then before, latest = hmget(facts, ids), hmget(versions, ids) end
-for i, change in ipairs(changes) do
-    local id, version, next, ordinal, body, seen = unpack(change)
-    local there = 0
+local changed, taken, old, new, contents = {}, {}, {}, {}, {}
+local ids, versions_before, versions_after, ordinals, head_of, lengths, seen = unpack(plan.changes or {{}})
+local before, latest = {}, {}
+if #ids > 0 then before = hmget(facts, ids) end
+if #ids > 0 and not plan.ahead then latest = hmget(versions, ids) end
+for i, id in ipairs(ids) do
+    changed[id] = true
+    local stamp, number, at, type, session, place, keys
     if before[i] then
-        local stamp, number, at, type, session, place, keys = string.match(before[i], FACT)
-        there = tonumber(number)
-        if seen and seen ~= stamp then return answer('stale') end
+        stamp, number, at, type, session, place, keys = string.match(before[i], FACT)
         old[i] = {number, at, type, session, place, keys}
-    elseif seen and seen ~= '' then
-        return answer('stale')
     end
-    if there ~= version then return answer('stale') end
-    if body then
+    if seen[i] and seen[i] ~= (stamp or '') then return answer('stale') end
+    local there, next, is = tonumber(number or 0), versions_after[i], heads[head_of[i]]
+    if there ~= versions_before[i] then return answer('stale') end
+    if is then
         if not plan.restores and (there >= next or tonumber(latest[i] or 0) >= next) then return answer('stale') end
-        local type, session, place, keys = string.match(body, BODY)
-        new[i] = {type, session, place, keys}
+        new[i] = is
+        -- A content that stays is not sent: it is at the end of what is there.
+        contents[i] = lengths[i] > 0 and body_of(lengths[i]) or string.sub(before[i], lengths[i])
+        place = is[3]
         if place ~= '' then
             if taken[place] then return answer('taken ' .. cjson.encode({place, taken[place], id})) end
             taken[place] = id
@@ -165,7 +167,8 @@ if not plan.writes then return 'ok 0 ' .. (claimed > 0 and 1 or 0) .. ' ' .. (no
 -- What is to be written but has not been read yet may be a key of another type.
 if plan.entry then redis.call('HLEN', journal) end
 redis.call('ZCARD', index)
-if #changes > 0 or plan.described then redis.call('HLEN', places) end
+if #ids > 0 or plan.described then redis.call('HLEN', places) end
+if plan.ahead then redis.call('HLEN', versions) end
 if plan.records then redis.call('HLEN', records) end
 if plan.definitions then redis.call('HLEN', definitions) end
 if #KEYS > 13 then redis.call('HLEN', outbox) end
@@ -182,8 +185,8 @@ local function field(name, value)
     fields[#fields + 1] = value
 end
 local function add(member)
-    added[#added + 1] = 0
-    added[#added + 1] = member
+    local n = #added
+    added[n + 1], added[n + 2] = 0, member
 end
 
 if plan.entry then
@@ -227,33 +230,39 @@ local function set(list, name, value)
     list[n + 1], list[n + 2] = name, value
 end
 
-for i, change in ipairs(changes) do
-    local id, version, ordinal, was, is = change[1], change[3], change[4], old[i], new[i]
+for i, id in ipairs(ids) do
+    local ordinal, was, is = ordinals[i], old[i], new[i]
     if was then
         set(archived, id .. '\0' .. was[1], before[i])
-        if tonumber(was[1]) > tonumber(latest[i] or 0) then set(archived, id, was[1]) end
+        -- The highest version is the current one's, until the fact goes back or is removed.
+        local there, back = versions_before[i], not is or versions_after[i] < versions_before[i]
+        if back and there > tonumber(latest[i] or 0) then set(archived, id, was[1]) end
         if was[5] ~= '' and taken[was[5]] ~= id then left[#left + 1] = was[5] end
     end
     if is then
-        if ordinal == '' then ordinal = seq .. string.format('%05x', i - 1) end
-        set(put, id, stamp .. '\0' .. string.format('%.0f', version) .. '\0' .. ordinal .. '\0' .. change[5])
+        if ordinal == '=' then
+            ordinal = was[2]
+        elseif ordinal == '' then
+            ordinal = seq .. string.format('%05x', i - 1)
+        end
+        local version = string.format('%.0f', versions_after[i])
+        set(put, id, stamp .. '\0' .. version .. '\0' .. ordinal .. '\0' .. is[5] .. contents[i])
         if is[3] ~= '' then set(placed, is[3], id) end
     else
         removed[#removed + 1] = id
     end
-    local tail = '\0' .. ordinal .. id
     if was and is and was[2] == ordinal then
         if was[4] ~= is[2] then
-            remove('s' .. was[4] .. tail)
-            add('s' .. is[2] .. tail)
+            remove('s' .. was[4] .. '\0' .. ordinal .. id)
+            add('s' .. is[2] .. '\0' .. ordinal .. id)
         end
         if was[6] ~= is[4] then
-            each_field(remove, was[3], was[6], tail)
-            each_field(add, is[1], is[4], tail)
+            each_field(remove, was[3], was[6], '\0' .. ordinal .. id)
+            each_field(add, is[1], is[4], '\0' .. ordinal .. id)
         end
     else
         if was then all(remove, was[3], was[4], was[6], '\0' .. was[2] .. id) end
-        if is then all(add, is[1], is[2], is[4], tail) end
+        if is then all(add, is[1], is[2], is[4], '\0' .. ordinal .. id) end
     end
 end
 
