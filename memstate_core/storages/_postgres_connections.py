@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import collections
 import contextlib
-import threading
 import time
 import weakref
 from collections.abc import Sequence
@@ -20,6 +19,7 @@ from psycopg.pq import ExecStatus, TransactionStatus
 from psycopg.rows import tuple_row
 
 from memstate_core.errors import StorageError, UnavailableError, ValidationFailed
+from memstate_core.storages._turns import Turns
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine
@@ -111,7 +111,7 @@ class SyncPort:
 
     def __init__(self, connection: psycopg.Connection[Any]) -> None:
         self.connection = connection
-        self.handle: Any = None  # what the connection came in
+        self.handle: Any = None  # what the connection came in, or the turn in which it was taken
         self.restore = not connection.autocommit
         self.read_committed = False
         self._cursor = psycopg.RawCursor(connection, row_factory=tuple_row)
@@ -199,15 +199,18 @@ class SyncConnectionSource(_SyncSource):
     def __init__(self, connection: psycopg.Connection[Any], prepare: bool | None) -> None:
         super().__init__("the given connection", prepare)
         self._connection = connection
-        self._lock = threading.Lock()
+        self._turns = Turns(1)
 
     async def acquire(self, timeout: float) -> Port:
-        if not self._lock.acquire(timeout=timeout):
+        turn = self._turns.take(timeout)
+        if turn is None:
             raise _exhausted(self.shown, timeout)
         try:
-            return self._lend(self._connection)
+            port = self._lend(self._connection)
+            port.handle = turn
+            return port
         except BaseException:
-            self._lock.release()
+            self._turns.give_back(turn)
             raise
 
     async def release(self, port: Port, *, broken: bool) -> None:
@@ -217,7 +220,7 @@ class SyncConnectionSource(_SyncSource):
                     port.connection.rollback()
             self._give_back(port)
         finally:
-            self._lock.release()
+            self._turns.give_back(port.handle)  # type: ignore[attr-defined]
 
     async def aclose(self) -> None:
         """It is the caller's."""
@@ -286,19 +289,22 @@ class SyncOwnSource(_SyncSource):
         super().__init__(url.render_as_string(hide_password=True), prepare)
         self._arguments = options | connect_arguments(url)
         self._idle: collections.deque[SyncPort] = collections.deque()
-        self._free = threading.Semaphore(pool_size)
+        self._turns = Turns(pool_size)
         self._closed = False
 
     async def acquire(self, timeout: float) -> Port:
-        if not self._free.acquire(timeout=timeout):
+        turn = self._turns.take(timeout)
+        if turn is None:
             raise _exhausted(self.shown, timeout)
         try:
             try:
-                return self._idle.pop()
+                port = self._idle.pop()
             except IndexError:
-                return self._connect()
+                port = self._connect()
+            port.handle = turn
+            return port
         except BaseException:
-            self._free.release()
+            self._turns.give_back(turn)
             raise
 
     def _connect(self) -> SyncPort:
@@ -313,6 +319,7 @@ class SyncOwnSource(_SyncSource):
 
     async def release(self, port: Port, *, broken: bool) -> None:
         assert isinstance(port, SyncPort)
+        turn, port.handle = port.handle, None
         try:
             if broken:
                 port.connection.close()
@@ -322,7 +329,7 @@ class SyncOwnSource(_SyncSource):
             else:
                 self._idle.append(port)
         finally:
-            self._free.release()
+            self._turns.give_back(turn)
 
     def _end_idle(self) -> None:
         with contextlib.suppress(IndexError):

@@ -27,10 +27,11 @@ from typing import Any, Final, TypeVar
 import psycopg
 from pydantic_core import to_json
 
-from memstate_core.errors import ClosedError, ConflictError, MemoryStoreError, StorageError, UnavailableError
+from memstate_core.errors import ClosedError, ConflictError, MemoryStoreError, UnavailableError
 from memstate_core.facts import StoredFact
 from memstate_core.protocols import Batch, ClaimsLost, Work
 from memstate_core.storages import _postgres_statements as sql
+from memstate_core.storages._locks import refuse_nesting
 from memstate_core.storages._places import shared_place
 from memstate_core.storages._postgres_connections import IDLE, Port, Rows, Source, is_lost
 from memstate_core.storages._postgres_errors import DriverError, is_outage, is_race, translate
@@ -179,7 +180,7 @@ class Runner:
         timeout: float,
         payload_index: bool,
         distributed: bool,
-        refuse_nesting: bool,
+        refuse_nested: bool,
     ) -> None:
         self.source = source
         self.prefix = prefix
@@ -191,7 +192,7 @@ class Runner:
         self._writes = 0
         self._ready = False
         self._closed = False
-        self._inside = threading.local() if refuse_nesting else None
+        self._threads = threading.local() if refuse_nested else None
         # What a client that was paused or cut off holds, the server takes from it, so that others need not wait for it;
         # not where a lock is held while new index entries are computed, which takes as long as there are facts.
         milliseconds = max(1, int(timeout * 1000))
@@ -246,25 +247,21 @@ class Runner:
         self.check_open()
         translate(error, self.source.shown)
 
-    def _enter(self) -> None:
+    def _inside(self) -> contextlib.AbstractContextManager[Any]:
+        """What a thread of the sync flavour is in while it runs a work, so that it is known when it comes again."""
         self.check_open()
-        if self._inside is not None:
-            if getattr(self._inside, "work", False):
-                raise StorageError(
-                    "the store was called from within one of its own transactions, by a validator, a selector or a "
-                    "migration; such functions must not use the store"
-                )
-            self._inside.work = True
-
-    def _leave(self) -> None:
-        if self._inside is not None:
-            self._inside.work = False
+        if self._threads is None:
+            return contextlib.nullcontext()
+        lock: threading.RLock | None = getattr(self._threads, "lock", None)
+        if lock is None:
+            lock = self._threads.lock = threading.RLock()
+        refuse_nesting(lock)
+        return lock
 
     # Reading
 
     async def read(self, namespace: str, work: Work[T], *, snapshot: bool) -> T:
-        self._enter()
-        try:
+        with self._inside():
             for attempt in itertools.count():
                 lease = _Lease(self)
                 try:
@@ -277,8 +274,6 @@ class Runner:
                 finally:
                     await lease.end()
             raise AssertionError("unreachable")
-        finally:
-            self._leave()
 
     async def _read(self, lease: _Lease, namespace: str, work: Work[T], snapshot: bool) -> T:
         async def hold() -> bool:
@@ -298,13 +293,11 @@ class Runner:
     # Writing
 
     async def write(self, namespace: str, work: Work[T]) -> T:
-        self._enter()
-        try:
-            return await self._write_until_done(namespace, work)
-        except DriverError as error:
-            return self._translate(error)  # type: ignore[no-any-return]
-        finally:
-            self._leave()
+        with self._inside():
+            try:
+                return await self._write_until_done(namespace, work)
+            except DriverError as error:
+                return self._translate(error)  # type: ignore[no-any-return]
 
     async def _write_until_done(self, namespace: str, work: Work[T]) -> T:
         deadline = time.monotonic() + self.timeout

@@ -84,7 +84,7 @@ class PostgresStorage:
             timeout=timeout,
             payload_index=payload_index and not distributed,
             distributed=distributed,
-            refuse_nesting=True,
+            refuse_nested=True,
         )
         self._left_behind: list[object] = []
         self._renews = isinstance(database, str)
@@ -162,7 +162,7 @@ class AsyncPostgresStorage:
             timeout=timeout,
             payload_index=payload_index and not distributed,
             distributed=distributed,
-            refuse_nesting=False,
+            refuse_nested=False,
         )
         self._left_behind: list[object] = []
         self._renews = isinstance(database, str)

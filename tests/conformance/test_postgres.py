@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -723,6 +724,43 @@ def test_transfers_keep_the_sum_for_every_reader(url: str, schema: str) -> None:
         assert looks > 10
         assert sum(fact["payload"]["n"] for fact in store.query("account")) == 600
         assert len(store.history(limit=None)) == 1 + 8 * 40
+
+
+_INTERRUPTED = """
+import random, signal, sys
+from memstate_core import Fact, MemoryStore
+from memstate_core.storages.postgres import PostgresStorage
+url, schema, place = sys.argv[1:]
+armed = False
+
+def interrupt(*_):
+    if armed:
+        raise KeyboardInterrupt
+
+storage = PostgresStorage(url, schema=schema, pool_size=2, timeout=3)
+store = MemoryStore(storage, allow_unregistered=True)
+store.commit(Fact("note", {"n": 0}, id="n", session_id="s"))
+signal.signal(signal.SIGALRM, interrupt)
+interrupted = 0
+while interrupted < 1000:
+    before = store.get("n")["version"]
+    try:
+        armed = True
+        signal.setitimer(signal.ITIMER_REAL, random.uniform(1e-6, 0.0005))
+        store.update("n", {"n": before})
+        store.get("n")
+    except KeyboardInterrupt:
+        interrupted += 1
+    armed = False
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    assert store.get("n")["version"] in (before, before + 1)
+assert len(store.history("s", limit=None)) == store.get("n")["version"]
+"""
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="timers are of POSIX")
+def test_a_thread_that_was_interrupted_uses_the_store_again(url: str, schema: str) -> None:
+    ended(at_once(_INTERRUPTED, 1, url, schema))
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="forks are of POSIX")
