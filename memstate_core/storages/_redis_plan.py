@@ -36,6 +36,8 @@ def assumptions_of(tx: RedisTransaction, lock: str | None, *, strict: bool) -> d
         plan["claims"] = tx.claims_count
     if tx.places_seen:
         plan["places_seen"] = list(tx.places_seen.items())
+    if tx.spans_seen:
+        plan["spans"] = [[low.decode(), high.decode(), size] for (low, high), size in tx.spans_seen.items()]
     changed = {change.fact_id for change in tx.batch.changes} if tx.batch is not None else ()
     seen = {id_: stamp for id_, stamp in tx.seen.items() if id_ not in changed}  # the others are with their changes
     if seen:
