@@ -37,8 +37,9 @@ T = TypeVar("T")
 
 logger = logging.getLogger("memstate")
 
-# After so many attempts a work takes the lock.
+# After so many attempts a work takes the lock, and after one that took so long, in seconds.
 _TRIES: Final = 3
+_LONG: Final = 1.0
 _LOCK_SECONDS: Final = 5.0
 _AGAIN: Final[Any] = object()
 
@@ -118,9 +119,12 @@ class Core:
         known = await self._open(namespace)
         deadline = time.monotonic() + self._timeout
         for attempt in range(_TRIES):
+            began = time.monotonic()
             result = await self._write_once(known, work, None, deadline, predicting=not attempt)
             if result is not _AGAIN:
                 return result
+            if time.monotonic() - began > _LONG:
+                break
             await self._pause(attempt)
         while True:
             async with self._locked(known, deadline) as lock:

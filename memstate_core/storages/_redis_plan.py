@@ -41,6 +41,8 @@ def assumptions_of(
         plan["claims"] = tx.claims_count
     if tx.places_seen:
         plan["places_seen"] = list(tx.places_seen.items())
+    if tx.spans_seen:
+        plan["spans"] = [[low.decode(), high.decode(), size] for (low, high), size in tx.spans_seen.items()]
     unchanged = list(tx.seen.keys() - changed)
     if unchanged:
         plan["seen"] = [unchanged, [tx.seen[id_] for id_ in unchanged]]

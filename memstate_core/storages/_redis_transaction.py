@@ -79,6 +79,9 @@ class RedisTransaction:
         self.positions: dict[str, Position] = {}
         self.seen: dict[str, str] = {}
         self.places_seen: dict[str, str] = {}
+        # Ranges of the index that were read to the end, and how much was in them: as long as that is so many and all of
+        # it is unchanged, nothing has come in.
+        self.spans_seen: dict[Span, int] = {}
         self.claims_seen: dict[str, bytes] = {}
         self.claims_count: int | None = None
 
@@ -233,7 +236,6 @@ class RedisTransaction:
     # Selections
 
     async def select(self, selection: Selection) -> list[StoredFact]:
-        self.strict = True  # a fact that is made meanwhile may belong to it
         end = None if selection.limit is None else selection.offset + selection.limit
         if end == 0 or (selection.limit == 0):
             return []
@@ -286,7 +288,16 @@ class RedisTransaction:
         # Begun again too often: one answer, whatever its size.
         most = min(limit, _UNLIMITED) if decided and limit is not None else _UNLIMITED
         answer = await self._ask_select(offset, most, _UNLIMITED, *(bound for one in spans for bound in one))
-        return self._matching(answer, selection, decided)[:limit]
+        parts = _divided(answer[2])
+        self._read(spans[answer[0] - 1], len(parts) // 3, whole=most == _UNLIMITED and not offset)
+        return self._matching(parts, selection, decided)[:limit]
+
+    def _read(self, bounds: Span, size: int, *, whole: bool) -> None:
+        """Remember a range, to be verified when there is a write."""
+        if whole:
+            self.spans_seen.setdefault(bounds, size)  # another size later would be found wrong
+        else:
+            self.strict = True
 
     async def _in_pieces(
         self, spans: list[Span], selection: Selection, decided: bool, limit: int | None, offset: int
@@ -297,18 +308,21 @@ class RedisTransaction:
         """
         found: list[StoredFact] = []
         bounds = [bound for one in spans for bound in one]
-        high, stamp = b"", None
+        whole, used, size, stamp = not offset, None, 0, None
         while True:
             count = _COUNT if limit is None or not decided else min(_COUNT, limit - len(found))
             answer = await self._ask_select(offset, count, _ROOM, *bounds)
             if stamp not in (None, self._last_stamp):
                 return None
             stamp = self._last_stamp
-            found += self._matching(answer, selection, decided)
+            used = used or spans[answer[0] - 1]
+            parts = _divided(answer[2])
+            size += len(parts) // 3
+            found += self._matching(parts, selection, decided)
             if not answer[1] or (limit is not None and len(found) >= limit):
+                self._read(used, size, whole=whole and not answer[1])
                 return found[:limit]
-            high = high or spans[answer[0] - 1].high
-            bounds, offset = [answer[1], high], 0
+            bounds, offset = [answer[1], used.high], 0
 
     async def _ask_select(self, *arguments: Any) -> list[Any]:
         keys = self._keys
@@ -323,9 +337,8 @@ class RedisTransaction:
             *bounds,
         )
 
-    def _matching(self, answer: list[Any], selection: Selection, decided: bool) -> list[StoredFact]:
+    def _matching(self, parts: Sequence[bytes], selection: Selection, decided: bool) -> list[StoredFact]:
         found = []
-        parts = _divided(answer[2])
         for id_, raw, latest in zip(parts[::3], parts[1::3], parts[2::3], strict=True):
             fact_id = id_.decode()
             fact = self._take(fact_id, raw, latest) if self._writing else fact_of(fact_id, raw)[0]

@@ -14,6 +14,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -825,6 +826,15 @@ class TestRaces:
             ),
             "latest versions": (lambda tx: tx.latest_versions(["n"]), lambda: other.update("n", {"a": 3})),
             "a selection": (lambda tx: tx.select(selection), lambda: fact_in("s", "m")),
+            "a selection that changes": (lambda tx: tx.select(selection), lambda: other.update("m", {"a": 4})),
+            "a part of a selection": (
+                lambda tx: tx.select(replace(selection, limit=1)),
+                lambda: other.update("m", {"a": 5}),
+            ),
+            "facts to be reindexed": (
+                lambda tx: tx.reindex("note", lambda fact: (None, ())),
+                lambda: fact_in("s", "r"),
+            ),
             "a count": (lambda tx: tx.count(selection), lambda: fact_in("s", "o")),
             "a position": (lambda tx: tx.position("p"), lambda: other.commit(Fact("note", {}, session_id="p"))),
             "a savepoint": (lambda tx: tx.savepoint("s", "here"), lambda: other.savepoint("s", "here")),
@@ -854,6 +864,23 @@ class TestRaces:
 
                 run(store.storage.write("default", work))
                 assert len(answers) == 2, name
+
+    def test_a_selection_is_not_disturbed_by_what_is_not_in_it(self, redis: Any, prefix: str) -> None:
+        selection = Selection(decode=lambda fact: {}, typename="memo", session_id="s")
+        with opened(redis.url, prefix=prefix) as store, opened(redis.url, prefix=prefix) as other:
+            store.commit(Fact("memo", {}, session_id="s"))
+            runs = 0
+
+            async def work(tx: StorageTransaction) -> None:
+                nonlocal runs
+                runs += 1
+                await tx.select(selection)
+                await tx.reindex("memo", lambda fact: (None, ()))
+                other.commit(Fact("note", {}, session_id="t"))
+                await tx.write(Batch(records=[RecordWrite("written", "k", b"")]))
+
+            run(store.storage.write("default", work))
+            assert runs == 1
 
     def test_a_lock_whose_reply_was_lost_is_had(self, redis: Any, prefix: str) -> None:
         with proxy(redis.url) as between, RedisStorage(between.url, prefix=prefix) as storage:
