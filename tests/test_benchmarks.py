@@ -77,10 +77,11 @@ def test_floors_and_memstate_do_the_same(subject: Subject):
     assert len(subject.rollback("undone", 3)) == 3
     assert [subject.get(id_) for id_ in new] == [None] * 4
 
-    kept = [subject.commit(Preference(topic="kept", text="x"), "promoted") for _ in range(3)]
+    kept = [subject.commit(Preference(topic="kept", text="x", confidence=0.1 + 0.2), "promoted") for _ in range(3)]
     assert list(subject.promote("promoted")) == kept
     assert [found["id"] for found in subject.query("kept")] == kept
     assert {(found["session_id"], found["version"]) for found in subject.query("kept")} == {(None, 2)}
+    assert {found["payload"]["confidence"] for found in subject.query("kept")} == {0.1 + 0.2}
 
 
 @pytest.mark.parametrize("confidence", ["high", math.nan, math.inf])

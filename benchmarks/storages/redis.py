@@ -78,6 +78,7 @@ for _, id in ipairs(gone) do redis.call('RPUSH', KEYS[10] .. id, seq) end
 redis.call('HSET', KEYS[4], ARGV[1], at .. ' ' .. head)
 return {entries, facts}
 """
+# Decoded and encoded again, a payload would lose the digits of its numbers.
 _PROMOTE: Final = """
 local ids = redis.call('ZRANGE', KEYS[6], 0, -1, 'WITHSCORES')
 local head = string.match(redis.call('HGET', KEYS[4], ARGV[1]), '^%d+')
@@ -86,11 +87,10 @@ local names, changes, facts, scores = {}, {}, {}, {}
 for i = 1, #ids, 2 do names[#names + 1] = ids[i] end
 local found = redis.call('HMGET', KEYS[2], unpack(names))
 for i, id in ipairs(names) do
-    local fact = cjson.decode(found[i])
+    local rest, version = string.match(found[i], '^(.*),"[^"]*","[^"]*",(%d+)]$')
     changes[i] = '["' .. id .. '",' .. found[i] .. ']'
-    fact[5], fact[6], fact[7] = cjson.null, ARGV[2], fact[7] + 1
     facts[#facts + 1] = id
-    facts[#facts + 1] = cjson.encode(fact)
+    facts[#facts + 1] = rest .. ',null,"' .. ARGV[2] .. '",' .. string.format('%.0f', version + 1) .. ']'
     scores[#scores + 1] = ids[2 * i]
     scores[#scores + 1] = id
     redis.call('RPUSH', KEYS[10] .. id, seq)

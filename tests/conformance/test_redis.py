@@ -43,7 +43,9 @@ from memstate import (
 from memstate_core._bridge import run
 from memstate_core.facts import ChangedVersions
 from memstate_core.protocols import Batch, Claim, ClaimsLost, Deferred, Lane, RecordWrite, Selection, StorageTransaction
+from memstate_core.storages import _redis_port
 from memstate_core.storages._redis_keys import Keys, number_key
+from memstate_core.storages._redis_port import packed
 from memstate_core.testing.storage_protocol import entry
 from tests.servers import RedisServer, proxy, redis_binaries, redis_server
 from tests.servers.processes import Port
@@ -331,6 +333,84 @@ class TestRoundTrips:
         assert len(store.query("setting", limit=5, offset=100)) == 5
         assert len(store.history("s0", limit=5)) == 5
         assert count()["hget"] - before < 45
+
+
+class TestWhatIsSent:
+    def test_a_payload_that_stays_is_not_sent_back(
+        self, redis: Any, prefix: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        sent: list[bytes] = []
+
+        def recorded(command: tuple[Any, ...]) -> bytes:
+            sent.append(packed(command))
+            return sent[-1]
+
+        payloads = [{"text": f"{number} é \U0001f600 \0" * 200, "share": 0.1 + 0.2} for number in range(5)]
+        with opened(redis.url, prefix=prefix) as store:
+            ids = [store.commit(Fact("note", payload, session_id="s")) for payload in payloads]
+            kept = [store.get(id_) for id_ in ids]
+            store.query(session_id="s")
+            monkeypatch.setattr(_redis_port, "packed", recorded)
+            assert store.promote_session("s") == ids
+            assert sum(map(len, sent)) < 2500
+            promoted = [store.get(id_) for id_ in ids]
+            assert [(fact["payload"], fact["version"], fact["session_id"]) for fact in promoted if fact] == [
+                (payload, 2, None) for payload in payloads
+            ]
+            (entry,) = store.history("s", limit=1)
+            assert [change.before.payload for change in entry.changes if change.before] == payloads
+            store.rollback("s")
+            assert [store.get(id_) for id_ in ids] == kept
+
+    def test_what_facts_share_is_told_from_what_they_do_not(self, redis: Any, prefix: str) -> None:
+        class Thing(BaseModel):
+            value: Any
+
+        values = [1, True, "1", 1.5, None, 1]
+        with opened(redis.url, prefix=prefix) as store:
+            for typename in ("thing", "other"):
+                store.register_schema(typename, Thing, index=["value"])
+            with store.transaction(session_id="s") as tx:
+                for value in values:
+                    tx.commit(Fact("thing", {"value": value}))
+                tx.commit(Fact("other", {"value": 1}))
+                tx.commit(Fact("other", {"value": 1}, source="x"))
+                tx.commit(Fact("other", {"value": 1}, ephemeral=True))
+            for value in values:
+                found = [fact["payload"]["value"] for fact in store.query("thing", {"value": value})]
+                assert found == [one for one in values if (one, type(one)) == (value, type(value))]
+            assert [(fact["source"], fact["ephemeral"]) for fact in store.query("other", {"value": 1})] == [
+                (None, False),
+                ("x", False),
+                (None, True),
+            ]
+
+    def test_no_version_is_given_twice(self, redis: Any, prefix: str) -> None:
+        """Whether the highest one is current, went away, or another process left it behind."""
+        with opened(redis.url, prefix=prefix) as one, opened(redis.url, prefix=prefix) as two:
+            for store in (one, two):
+                store.register_schema("setting", Setting, Constraint(singleton_key="name"))
+
+            def commit(store: MemoryStore, name: str = "x", session_id: str = "s") -> int:
+                fact = store.get(store.commit_model(Setting(name=name), fact_id=name, session_id=session_id))
+                assert fact is not None
+                return int(fact["version"])
+
+            assert [commit(one), commit(two), commit(one)] == [1, 2, 3]
+            two.rollback("s")
+            assert commit(one) == 4
+            one.rollback("s", steps=2)
+            assert commit(two) == 5
+            one.delete("x", session_id="s")
+            assert commit(two) == 6
+            assert commit(two) == 7
+            one.rollback("s", steps=2)
+            two.redo("s")
+            assert commit(one) == 8
+            # Only the stamp says that it is not what it was.
+            assert [commit(one, "y"), commit(two, "y", "t")] == [1, 2]
+            two.rollback("t")
+            assert commit(one, "y") == 3
 
 
 class TestLostReplies:
