@@ -874,7 +874,7 @@ def test_an_index_on_payloads_changes_no_answer(url: str, schema: str) -> None:
             assert [found["id"] for found in twin.query(typename, one)] == expected, one
             assert twin.count(typename, one) == len(expected)
         with store.transaction() as tx:
-            for number in range(1000):
+            for number in range(3000):
                 tx.commit(Fact("t", {"a": f"{number} of many"}))
         with psycopg.connect(url, autocommit=True) as connection:
             plan = plan_of(twin, connection, schema)
