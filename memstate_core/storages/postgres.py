@@ -21,10 +21,10 @@ except ImportError as error:
 from memstate_core._bridge import run
 from memstate_core.errors import ValidationFailed
 from memstate_core.protocols import Work
-from memstate_core.storages import _postgres_connections as connections
 from memstate_core.storages._forks import tell_of_forks
-from memstate_core.storages._postgres_runner import Runner
-from memstate_core.storages._postgres_tables import quoted
+from memstate_core.storages._postgres import connections
+from memstate_core.storages._postgres.runner import Runner
+from memstate_core.storages._postgres.tables import quoted
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncEngine

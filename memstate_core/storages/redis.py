@@ -34,8 +34,8 @@ from memstate_core.errors import ValidationFailed
 from memstate_core.protocols import Work
 from memstate_core.storages._forks import tell_of_forks
 from memstate_core.storages._locks import refuse_nesting
-from memstate_core.storages._redis_core import Core
-from memstate_core.storages._redis_port import AsyncPort, Port, SyncPort
+from memstate_core.storages._redis.core import Core
+from memstate_core.storages._redis.port import AsyncPort, Port, SyncPort
 from memstate_core.values import check_identifier
 
 T = TypeVar("T")

@@ -29,8 +29,8 @@ from memstate_core.errors import (
 from memstate_core.protocols import Work
 from memstate_core.storages._forks import tell_of_forks
 from memstate_core.storages._locks import is_held, refuse_nesting
-from memstate_core.storages._sqlite_schema import migrate
-from memstate_core.storages._sqlite_transaction import SQLiteTransaction
+from memstate_core.storages._sqlite.schema import migrate
+from memstate_core.storages._sqlite.transaction import SQLiteTransaction
 
 T = TypeVar("T")
 

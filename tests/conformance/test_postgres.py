@@ -34,9 +34,9 @@ from memstate_core._bridge import run
 from memstate_core.facts import FactChange, IndexEntry, Operation, StoredFact
 from memstate_core.filters import compile_filter
 from memstate_core.protocols import Batch, NewEntry, Position, RecordWrite, Selection
-from memstate_core.storages import _postgres_writes as writes
-from memstate_core.storages._postgres_parts import Ground
-from memstate_core.storages._postgres_runner import _TRIM
+from memstate_core.storages._postgres import writes
+from memstate_core.storages._postgres.parts import Ground
+from memstate_core.storages._postgres.runner import _TRIM
 from memstate_core.storages.postgres import AsyncPostgresStorage, PostgresStorage
 from memstate_core.testing.models import User, register_all
 from memstate_core.testing.storage_protocol import Raw, entry, fact, selection
@@ -399,7 +399,7 @@ def test_a_connection_that_breaks_while_old_ids_are_forgotten_repeats_nothing(br
 
 
 def test_an_outcome_that_may_be_forgotten_cannot_be_told(broken: Broken, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("memstate_core.storages._postgres_runner._KEPT", 0.0)
+    monkeypatch.setattr("memstate_core.storages._postgres.runner._KEPT", 0.0)
     broken.proxy.lose_request(containing=b"nobody knows")
     with pytest.raises(UnavailableError, match=r"cannot be told.*stopped"):
         broken.store.put_record("c", "k", b"nobody knows")
@@ -479,7 +479,7 @@ def test_what_was_fenced_off_is_never_applied(url: str, schema: str) -> None:
             text, values = writes.statement_of(batch, "default", token, Ground(), latest, shared=False)
 
             async def fence(batch: Batch = batch, token: str = token, latest: int = latest) -> int | None:
-                from memstate_core.storages._postgres_runner import _Lost
+                from memstate_core.storages._postgres.runner import _Lost
 
                 tx = type("Tx", (), {"batch": batch})()
                 port = await runner.acquire()

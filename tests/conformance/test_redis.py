@@ -43,9 +43,8 @@ from memstate import (
 from memstate_core._bridge import run
 from memstate_core.facts import ChangedVersions
 from memstate_core.protocols import Batch, Claim, ClaimsLost, Deferred, Lane, RecordWrite, Selection, StorageTransaction
-from memstate_core.storages import _redis_port
-from memstate_core.storages._redis_keys import Keys, number_key
-from memstate_core.storages._redis_port import packed
+from memstate_core.storages._redis.keys import Keys, number_key
+from memstate_core.storages._redis.port import packed
 from memstate_core.testing.storage_protocol import entry
 from tests.servers import RedisServer, proxy, redis_binaries, redis_server
 from tests.servers.processes import Port
@@ -350,7 +349,7 @@ class TestWhatIsSent:
             ids = [store.commit(Fact("note", payload, session_id="s")) for payload in payloads]
             kept = [store.get(id_) for id_ in ids]
             store.query(session_id="s")
-            monkeypatch.setattr(_redis_port, "packed", recorded)
+            monkeypatch.setattr(redis_port, "packed", recorded)
             assert store.promote_session("s") == ids
             assert sum(map(len, sent)) < 2500
             promoted = [store.get(id_) for id_ in ids]
@@ -814,7 +813,7 @@ class TestRaces:
     def test_a_select_in_pieces_misses_nothing_while_facts_move(
         self, redis: Any, prefix: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("memstate_core.storages._redis_transaction._COUNT", 3)
+        monkeypatch.setattr("memstate_core.storages._redis.transaction._COUNT", 3)
         with opened(redis.url, prefix=prefix) as store:
             store.register_schema("setting", Setting, index=["value"])
             for number in range(12):
@@ -843,7 +842,7 @@ class TestRaces:
             assert failures == []
 
     def test_a_scan_in_pieces_is_of_one_moment(self, redis: Any, prefix: str, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("memstate_core.storages._redis_transaction._COUNT", 3)
+        monkeypatch.setattr("memstate_core.storages._redis.transaction._COUNT", 3)
         with opened(redis.url, prefix=prefix) as store, opened(redis.url, prefix=prefix) as reader:
 
             def put(value: int) -> None:

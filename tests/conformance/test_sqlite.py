@@ -24,8 +24,8 @@ from memstate_core import (
     UnavailableError,
     ValidationFailed,
 )
-from memstate_core.storages import _sqlite_schema
-from memstate_core.storages._sqlite_schema import MIGRATIONS
+from memstate_core.storages._sqlite import schema
+from memstate_core.storages._sqlite.schema import MIGRATIONS
 
 
 def store_on(database: Any, **options: Any) -> MemoryStore:
@@ -101,7 +101,7 @@ def test_a_file_that_is_no_database(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("number", range(1, len(MIGRATIONS)))
 def test_a_file_of_an_older_version_is_migrated(tmp_path: Path, number: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_sqlite_schema, "MIGRATIONS", MIGRATIONS[:number])
+    monkeypatch.setattr(schema, "MIGRATIONS", MIGRATIONS[:number])
     with store_on(tmp_path / "memory.db") as store, store.storage:  # type: ignore[attr-defined]
         store.commit(Fact("note", {"a": 1}, id="n"))
         store.update("n", {"a": 2})

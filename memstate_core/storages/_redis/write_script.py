@@ -26,7 +26,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from memstate_core.storages._redis_scripts import COMMON, Script
+from memstate_core.storages._redis.scripts import COMMON, Script
 
 # What is remembered of an attempt outlives every client that may still ask for it, in seconds.
 REMEMBERED: Final = 86400

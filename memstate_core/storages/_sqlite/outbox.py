@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from memstate_core.facts import ChangedVersions
 from memstate_core.protocols import LANES, ClaimsLost, Deferred, Delivery, Lane, LaneState, Settlement
-from memstate_core.storages._sqlite_connection import Connection
+from memstate_core.storages._sqlite.connection import Connection
 
 _DELIVERY: Final = "seq, fact_id, before, after, at, attempts, due, error"
 _OLDEST: Final = f"""

@@ -9,13 +9,12 @@ from memstate_core.facts import UNSET, Entry, IndexEntry, StoredFact, Unset
 from memstate_core.filters import Range, sort_facts
 from memstate_core.intents import matches
 from memstate_core.protocols import Batch, Claim, Delivery, Lane, LaneState, Position, Record, Selection
-from memstate_core.storages import _redis_outbox as outbox
-from memstate_core.storages import _redis_scripts as scripts
 from memstate_core.storages._places import refuse_shared_places
-from memstate_core.storages._redis_keys import Span, hex_of, lane_key, number_key, session_key, span, span_of_range
-from memstate_core.storages._redis_known import Holder, Known
-from memstate_core.storages._redis_scripts import CHUNK, DIVIDER, Script
-from memstate_core.storages._redis_values import (
+from memstate_core.storages._redis import outbox, scripts
+from memstate_core.storages._redis.keys import Span, hex_of, lane_key, number_key, session_key, span, span_of_range
+from memstate_core.storages._redis.known import Holder, Known
+from memstate_core.storages._redis.scripts import CHUNK, DIVIDER, Script
+from memstate_core.storages._redis.values import (
     claim_of,
     entry_of,
     fact_of,

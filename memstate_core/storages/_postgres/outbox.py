@@ -10,8 +10,8 @@ from typing import Any, Final
 
 from memstate_core.facts import ChangedVersions
 from memstate_core.protocols import LANES, Delivery, Lane, LaneState
-from memstate_core.storages._postgres_tables import LANES as LANES_TABLE
-from memstate_core.storages._postgres_tables import OUTBOX, name_of
+from memstate_core.storages._postgres.tables import LANES as LANES_TABLE
+from memstate_core.storages._postgres.tables import OUTBOX, name_of
 
 _O: Final = name_of(OUTBOX)
 _L: Final = name_of(LANES_TABLE)

@@ -12,11 +12,11 @@ from pydantic_core import from_json
 from memstate_core.facts import UNSET, ChangedVersions, Entry, IndexEntry, StoredFact, Unset
 from memstate_core.filters import Range, sort_facts
 from memstate_core.protocols import Batch, Claim, ClaimsLost, Delivery, Lane, LaneState, Position, Record, Selection
-from memstate_core.storages import _sqlite_outbox as outbox
-from memstate_core.storages import _sqlite_statements as sql
 from memstate_core.storages._places import refuse_shared_places
-from memstate_core.storages._sqlite_connection import Connection, PlainRows
-from memstate_core.storages._sqlite_writes import write_facts, write_fields
+from memstate_core.storages._sqlite import outbox
+from memstate_core.storages._sqlite import statements as sql
+from memstate_core.storages._sqlite.connection import Connection, PlainRows
+from memstate_core.storages._sqlite.writes import write_facts, write_fields
 
 T = TypeVar("T")
 

@@ -7,9 +7,9 @@ from typing import Any
 
 from memstate_core.facts import FactChange, IndexEntry, StoredFact
 from memstate_core.filters import ABSENT
-from memstate_core.storages import _sqlite_statements as sql
 from memstate_core.storages._ordinals import ordinal
-from memstate_core.storages._sqlite_connection import Connection
+from memstate_core.storages._sqlite import statements as sql
+from memstate_core.storages._sqlite.connection import Connection
 
 
 def write_facts(
@@ -55,7 +55,7 @@ def write_facts(
 
 
 def _row(namespace: str, fact: StoredFact, seq: int, session: bool, singleton: bool, again: bool) -> tuple[Any, ...]:
-    """The parameters of :data:`~memstate_core.storages._sqlite_statements.UPDATE_FACT`."""
+    """The parameters of :data:`~memstate_core.storages._sqlite.statements.UPDATE_FACT`."""
     row: list[Any] = [fact.payload, fact.source, fact.ts, fact.version, fact.ephemeral, fact.schema_version]
     if session:
         row.append(fact.session_id)

@@ -8,7 +8,7 @@ from typing import Any, Final, Generic, NamedTuple, TypeVar
 
 from memstate_core.facts import StoredFact
 from memstate_core.protocols import Position
-from memstate_core.storages._redis_keys import Keys, session_key
+from memstate_core.storages._redis.keys import Keys, session_key
 
 T = TypeVar("T")
 

@@ -17,7 +17,7 @@ from pydantic_core import from_json, to_json
 
 from memstate_core.facts import ChangedVersions, Entry, FactChange, IndexEntry, StoredFact
 from memstate_core.protocols import Claim, NewEntry
-from memstate_core.storages._redis_keys import field_keys, hex_of, session_key
+from memstate_core.storages._redis.keys import field_keys, hex_of, session_key
 
 # Where a session stands that never wrote: its head and its redo target.
 NOWHERE: Final = hex_of(0) * 2

@@ -14,11 +14,11 @@ from pydantic_core import from_json, to_json
 from memstate_core.facts import UNSET, ChangedVersions, Entry, IndexEntry, StoredFact, Unset
 from memstate_core.filters import ABSENT, BOOLEAN, NULL, STRING, Range, encodes, sort_facts
 from memstate_core.protocols import Batch, Claim, Delivery, Lane, LaneState, Position, Record, Selection
-from memstate_core.storages import _postgres_outbox as outbox
-from memstate_core.storages import _postgres_statements as sql
 from memstate_core.storages._places import refuse_shared_places
-from memstate_core.storages._postgres_connections import Rows
-from memstate_core.storages._postgres_fact_writes import (
+from memstate_core.storages._postgres import outbox
+from memstate_core.storages._postgres import statements as sql
+from memstate_core.storages._postgres.connections import Rows
+from memstate_core.storages._postgres.fact_writes import (
     CLEAR_FIELDS,
     CLEAR_PLACES,
     SET_FIELDS,
@@ -26,9 +26,9 @@ from memstate_core.storages._postgres_fact_writes import (
     field_key,
     numeric,
 )
-from memstate_core.storages._postgres_parts import Ground
-from memstate_core.storages._postgres_positions import Positions
-from memstate_core.storages._postgres_tables import Statement, in_schema, key_of, session_key
+from memstate_core.storages._postgres.parts import Ground
+from memstate_core.storages._postgres.positions import Positions
+from memstate_core.storages._postgres.tables import Statement, in_schema, key_of, session_key
 
 Ask = Callable[[str, Sequence[Any]], Awaitable[Rows]]
 

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from memstate_core.protocols import Batch, Settlement
-from memstate_core.storages import _postgres_tables as tables
-from memstate_core.storages._postgres_parts import Ground, WriteStatement
-from memstate_core.storages._postgres_tables import key_of, name_of
+from memstate_core.storages._postgres import tables
+from memstate_core.storages._postgres.parts import Ground, WriteStatement
+from memstate_core.storages._postgres.tables import key_of, name_of
 
 _C: Final = name_of(tables.CLAIMS)
 

@@ -9,8 +9,8 @@ from typing import Final
 import psycopg
 
 from memstate_core.errors import StorageError
-from memstate_core.storages._postgres_connections import Port, Source
-from memstate_core.storages._postgres_tables import (
+from memstate_core.storages._postgres.connections import Port, Source
+from memstate_core.storages._postgres.tables import (
     PAYLOAD_INDEX,
     VERSIONS,
     WRITES,

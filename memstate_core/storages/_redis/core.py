@@ -23,15 +23,15 @@ from memstate_core.errors import ClosedError, ConflictError, StorageError, Unava
 from memstate_core.protocols import Batch, ClaimsLost, Work
 from memstate_core.storages._ordinals import ordinal
 from memstate_core.storages._places import shared_place
-from memstate_core.storages._redis_errors import is_lost, is_no_script, is_passing, is_read_only, translated
-from memstate_core.storages._redis_known import Holder, Known, Namespaces, Slot
-from memstate_core.storages._redis_plan import Plan, plan_of, verification
-from memstate_core.storages._redis_port import Port
-from memstate_core.storages._redis_schema import FORMAT, LOOK, migration
-from memstate_core.storages._redis_scripts import LOCK, UNLOCK, Script
-from memstate_core.storages._redis_server import check_server
-from memstate_core.storages._redis_transaction import RedisTransaction
-from memstate_core.storages._redis_write_script import ABANDON, WRITE
+from memstate_core.storages._redis.errors import is_lost, is_no_script, is_passing, is_read_only, translated
+from memstate_core.storages._redis.known import Holder, Known, Namespaces, Slot
+from memstate_core.storages._redis.plan import Plan, plan_of, verification
+from memstate_core.storages._redis.port import Port
+from memstate_core.storages._redis.schema import FORMAT, LOOK, migration
+from memstate_core.storages._redis.scripts import LOCK, UNLOCK, Script
+from memstate_core.storages._redis.server import check_server
+from memstate_core.storages._redis.transaction import RedisTransaction
+from memstate_core.storages._redis.write_script import ABANDON, WRITE
 
 T = TypeVar("T")
 

@@ -3,7 +3,7 @@
 Each part is a data-modifying common table expression. Rows that are changed are found by their version and stamp: where
 another transaction has changed one since, READ COMMITTED looks at it again when that one has ended, and leaves it out.
 So the parts count, and the statement's end compares the counts; where they are not as expected, it casts a word
-to a number, which undoes everything and says what was wrong (see :mod:`~memstate_core.storages._postgres_parts`).
+to a number, which undoes everything and says what was wrong (see :mod:`~memstate_core.storages._postgres.parts`).
 
 A session's row comes first and facts by id, so that transactions wait for each other rather than deadlock.
 """
@@ -17,17 +17,17 @@ from pydantic_core import to_json
 
 from memstate_core.filters import ABSENT
 from memstate_core.protocols import Batch
-from memstate_core.storages import _postgres_tables as tables
-from memstate_core.storages._postgres_fact_writes import fact_input, field_key, numeric, write_facts
-from memstate_core.storages._postgres_other_writes import (
+from memstate_core.storages._postgres import tables
+from memstate_core.storages._postgres.fact_writes import fact_input, field_key, numeric, write_facts
+from memstate_core.storages._postgres.other_writes import (
     put_into_outbox,
     settle,
     write_claims,
     write_definitions,
     write_records,
 )
-from memstate_core.storages._postgres_parts import Ground, WriteStatement
-from memstate_core.storages._postgres_tables import name_of, session_key
+from memstate_core.storages._postgres.parts import Ground, WriteStatement
+from memstate_core.storages._postgres.tables import name_of, session_key
 
 _T: Final = name_of(tables.TRANSACTIONS)
 _S: Final = name_of(tables.SESSIONS)

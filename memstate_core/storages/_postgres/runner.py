@@ -30,17 +30,17 @@ from pydantic_core import to_json
 from memstate_core.errors import ClosedError, ConflictError, MemoryStoreError, UnavailableError
 from memstate_core.facts import StoredFact
 from memstate_core.protocols import Batch, ClaimsLost, Work
-from memstate_core.storages import _postgres_statements as sql
 from memstate_core.storages._locks import refuse_nesting
 from memstate_core.storages._places import shared_place
-from memstate_core.storages._postgres_connections import IDLE, Port, Rows, Source, is_lost
-from memstate_core.storages._postgres_errors import DriverError, is_outage, is_race, translate
-from memstate_core.storages._postgres_fact_writes import LEAVE_PLACES, places_that_swap
-from memstate_core.storages._postgres_parts import CLAIMS, GROUND
-from memstate_core.storages._postgres_parts import FACTS as FACTS_CHANGED
-from memstate_core.storages._postgres_positions import Positions
-from memstate_core.storages._postgres_schema import migrate
-from memstate_core.storages._postgres_tables import (
+from memstate_core.storages._postgres import statements as sql
+from memstate_core.storages._postgres.connections import IDLE, Port, Rows, Source, is_lost
+from memstate_core.storages._postgres.errors import DriverError, is_outage, is_race, translate
+from memstate_core.storages._postgres.fact_writes import LEAVE_PLACES, places_that_swap
+from memstate_core.storages._postgres.parts import CLAIMS, GROUND
+from memstate_core.storages._postgres.parts import FACTS as FACTS_CHANGED
+from memstate_core.storages._postgres.positions import Positions
+from memstate_core.storages._postgres.schema import migrate
+from memstate_core.storages._postgres.tables import (
     FACTS,
     NAMESPACES,
     SESSIONS,
@@ -50,8 +50,8 @@ from memstate_core.storages._postgres_tables import (
     name_of,
     session_key,
 )
-from memstate_core.storages._postgres_transaction import NeedsExclusiveRight, ReadTransaction, WriteTransaction
-from memstate_core.storages._postgres_writes import statement_of
+from memstate_core.storages._postgres.transaction import NeedsExclusiveRight, ReadTransaction, WriteTransaction
+from memstate_core.storages._postgres.writes import statement_of
 
 T = TypeVar("T")
 

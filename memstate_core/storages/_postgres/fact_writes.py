@@ -10,10 +10,10 @@ from typing import Any, Final
 from memstate_core.facts import FactChange, StoredFact
 from memstate_core.filters import ABSENT
 from memstate_core.protocols import Batch
-from memstate_core.storages import _postgres_tables as tables
 from memstate_core.storages._ordinals import LARGEST_TRANSACTION, ordinal
-from memstate_core.storages._postgres_parts import Ground, WriteStatement
-from memstate_core.storages._postgres_tables import key_of, name_of
+from memstate_core.storages._postgres import tables
+from memstate_core.storages._postgres.parts import Ground, WriteStatement
+from memstate_core.storages._postgres.tables import key_of, name_of
 
 _F: Final = name_of(tables.FACTS)
 _V: Final = name_of(tables.VERSIONS)

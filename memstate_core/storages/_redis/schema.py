@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from memstate_core.storages._redis_scripts import Script
+from memstate_core.storages._redis.scripts import Script
 
 # Each is the body of a script on the keys of ``Keys.data``; it runs whole or not at all, whoever of many processes
 # comes first. What was never written needs no conversion, so the first one has nothing to do.

@@ -13,8 +13,8 @@ from typing import Any, Final
 
 from memstate_core.facts import ChangedVersions
 from memstate_core.protocols import LANES, Batch, Delivery, Lane, LaneState
-from memstate_core.storages._redis_keys import hex_of, lane_key, number_key
-from memstate_core.storages._redis_scripts import Script
+from memstate_core.storages._redis.keys import hex_of, lane_key, number_key
+from memstate_core.storages._redis.scripts import Script
 
 _HEX: Final = len(hex_of(0))
 

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 
 from memstate_core.facts import StoredFact
-from memstate_core.storages._postgres_tables import (
+from memstate_core.storages._postgres.tables import (
     CLAIMS,
     DEFINITIONS,
     DOCUMENT,
