@@ -43,6 +43,7 @@ from memstate import (
 from memstate_core._bridge import run
 from memstate_core.facts import ChangedVersions
 from memstate_core.protocols import Batch, Claim, ClaimsLost, Deferred, Lane, RecordWrite, Selection, StorageTransaction
+from memstate_core.storages._redis import port as redis_port
 from memstate_core.storages._redis.keys import Keys, number_key
 from memstate_core.storages._redis.port import packed
 from memstate_core.testing.storage_protocol import entry
