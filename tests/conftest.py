@@ -1,8 +1,11 @@
-"""Servers for a whole session, started when a test first asks for one; with xdist, every worker has its own."""
+"""Servers for a whole session, started when a test first asks for one (with xdist, every worker has its own), and what
+coverage watches.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -25,3 +28,25 @@ def redis() -> Iterator[GivenRedis | RedisServer]:
 @pytest.fixture(scope="session")
 def schemas(postgres: Databases) -> Schemas:
     return Schemas(postgres.database())
+
+
+# Coverage makes what it watches take twice as long, so it watches every rule and every storage once: of the conformance
+# kit these flavours, and none of the fault tests, most of whose work is done in other processes anyway.
+_WATCHED = ("memory-sync", "sqlite-file-async", "postgres-async", "redis-sync")
+_FLAVOURED = ("-sync", "-async")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    here = Path(__file__).parent
+
+    def is_watched(item: pytest.Item) -> bool:
+        _, _, parameters = item.nodeid.partition("[")
+        if item.path.is_relative_to(here / "faults"):
+            return False
+        if item.path.is_relative_to(here / "conformance") and any(one in parameters for one in _FLAVOURED):
+            return any(parameters.startswith(one) for one in _WATCHED)
+        return True
+
+    for item in items:
+        if not is_watched(item):
+            item.add_marker(pytest.mark.no_cover)
