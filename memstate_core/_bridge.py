@@ -186,17 +186,32 @@ class AsyncRuntime:
 
     @contextlib.contextmanager
     def keep_alive(self, renew: Renew, interval: float) -> Iterator[None]:
-        async def renew_forever() -> None:
-            while True:
+        ended = renewing = False
+
+        async def renew_until_ended() -> None:
+            nonlocal renewing
+            while not ended:
                 await asyncio.sleep(interval)
+                renewing = True
                 with contextlib.suppress(Exception):
                     await renew()
+                renewing = False
 
-        task = asyncio.create_task(renew_forever())
+        task = asyncio.create_task(renew_until_ended())
         try:
             yield
         finally:
-            task.cancel()
+            ended = True
+            if renewing:
+                # Cancelled in the midst of a statement, a driver would give up its connection, and complain.
+                _last_renewals.add(task)
+                task.add_done_callback(_last_renewals.discard)
+            else:
+                task.cancel()
+
+
+# Nobody else holds on to these tasks, and a loop does so only weakly.
+_last_renewals: Final[set[asyncio.Task[None]]] = set()
 
 
 def _finish(task: asyncio.Future[Any], interruption: BaseException) -> NoReturn:
