@@ -45,9 +45,10 @@ class Selection:
     """Which facts to read: all conditions hold, ``session_id`` :data:`UNSET` means any session.
 
     ``decode`` gives a fact's payload as its schema reads it now; ``predicate`` and ``order`` are
-    applied to that. Without an order, facts come in the order of their ordinals. ``indexed`` are the paths that are
-    declared for ``typename``, so that ranges on them may be answered by an index. ``as_stored`` says that ``decode``
-    changes nothing about a payload, so that an index on payloads themselves may narrow.
+    applied to that. Without an order, facts come in the order of their ordinals; ``after`` leaves out those up to an
+    ordinal, such as the last one of the page before. ``indexed`` are the paths that are declared for ``typename``, so
+    that ranges on them may be answered by an index. ``as_stored`` says that ``decode`` changes nothing about a
+    payload, so that an index on payloads themselves may narrow.
     """
 
     decode: Decode
@@ -57,6 +58,7 @@ class Selection:
     order: tuple[Order, ...] = ()
     limit: int | None = None
     offset: int = 0
+    after: int | None = None
     indexed: tuple[str, ...] = ()
     as_stored: bool = False
 
@@ -365,7 +367,7 @@ class Hook(Protocol):
 
     Only :meth:`apply` is needed. A hook may also have ``name`` (by which facts in doubt are
     matched to it after a crash; default: its class or function name), ``target_types`` (it is told of no other),
-    :meth:`prepare`, :meth:`search` and :meth:`scan`. All may be coroutine functions in an
+    :meth:`prepare`, :meth:`search`, :meth:`scan` and :meth:`lookup`. All may be coroutine functions in an
     :class:`~memstate_core.AsyncMemoryStore`.
     """
 
@@ -391,7 +393,22 @@ class SearchingHook(Protocol):
 @runtime_checkable
 class ScanningHook(Protocol):
     def scan(self) -> Any:
-        """``{fact id: version}`` of everything in the index (or an awaitable of it)."""
+        """Everything in the index: ``{fact id: version}``, or an iterable of such pairs (or an awaitable of either).
+
+        An iterable, in an :class:`~memstate_core.AsyncMemoryStore` perhaps an async one, need not hold all of it at
+        once. What is written meanwhile may be in it or not.
+        """
+        ...
+
+
+@runtime_checkable
+class LookupHook(Protocol):
+    def lookup(self, ids: Sequence[str]) -> Any:
+        """``{fact id: version}`` of what the index has of ``ids`` (or an awaitable of it).
+
+        Without it, :meth:`~memstate_core.MemoryStore.verify` keeps the ids of the whole index in memory, and scans it
+        once more when something differs.
+        """
         ...
 
 
@@ -408,6 +425,7 @@ __all__ = [
     "Hook",
     "Lane",
     "LaneState",
+    "LookupHook",
     "NewEntry",
     "Position",
     "PreparingHook",
