@@ -34,6 +34,7 @@ from memstate_core.facts import (
 from memstate_core.filters import compile_filter, compile_order
 from memstate_core.hooks._adapter import HookAdapter
 from memstate_core.intents import Intent, Patch, Put, Remove, Workspace
+from memstate_core.progress import Progress
 from memstate_core.protocols import (
     Batch,
     NewEntry,
@@ -45,9 +46,11 @@ from memstate_core.protocols import (
     Storage,
     StorageTransaction,
 )
-from memstate_core.recovery import Drift, Recovery
+from memstate_core.recovery import Recovery
+from memstate_core.reindexing import Reindexing
 from memstate_core.schemas import Constraint, SchemaRegistry
 from memstate_core.values import check_identifier, check_range, check_text, count, count_or_none, seq_of, timestamp
+from memstate_core.verification import Report, Verification
 
 OnConflict = Literal["raise", "keep"]
 ContextProvider = Callable[[], TransactionContext | None]
@@ -83,6 +86,8 @@ class Engine:
         self.context = context
         self.clock = clock
         self.recovery = Recovery(storage, namespace, runtime, self.registry.decode, lease, claim_timeout)
+        self.verification = Verification(self.recovery)
+        self.reindexing = Reindexing(self.recovery)
         self.deliverer = Deliverer(storage, namespace, runtime, self.registry.decode, self.recovery, lease)
         self.committer = Committer(
             storage,
@@ -432,17 +437,17 @@ class Engine:
 
     # Indexes
 
-    async def verify(self) -> list[Drift]:
+    async def verify(self, progress: Progress | None) -> Report:
         await self.ready()
-        return await self.recovery.verify()
+        return await self.verification.verify(progress)
 
-    async def repair(self) -> list[Drift]:
+    async def repair(self, progress: Progress | None) -> Report:
         await self.ready()
-        return await self.recovery.repair()
+        return await self.verification.repair(progress)
 
-    async def reindex(self, hook: str | None) -> int:
+    async def reindex(self, hook: str | None, progress: Progress | None) -> int:
         await self.ready()
-        return await self.recovery.reindex(hook)
+        return await self.reindexing.reindex(hook, progress)
 
     async def deliver(self, limit: int | None) -> int:
         limit = count_or_none("limit", limit)

@@ -35,6 +35,7 @@ class HookAdapter:
         self.prepare: Callable[..., Any] | None = getattr(hook, "prepare", None)
         self.search: Callable[..., Any] | None = getattr(hook, "search", None)
         self.scan: Callable[..., Any] | None = getattr(hook, "scan", None)
+        self.lookup: Callable[..., Any] | None = getattr(hook, "lookup", None)
         self.similarity: Callable[..., Any] | None = getattr(hook, "similarity", None)
         self.indexes: Callable[[Fact], bool] | None = getattr(hook, "indexes", None)
 

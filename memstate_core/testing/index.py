@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from memstate_core.facts import UNSET, Change, Fact, SearchResult
@@ -120,3 +120,29 @@ class AsyncIndexHook(_IndexHook):
 def index_hook(index: Index, is_async: bool, **options: Any) -> IndexHook | AsyncIndexHook:
     """A hook of a flavour."""
     return AsyncIndexHook(index, **options) if is_async else IndexHook(index, **options)
+
+
+class ListingHook(IndexHook):
+    """An :class:`IndexHook` that lists its index one by one, and looks entries up."""
+
+    def scan(self) -> Iterator[tuple[str, int]]:  # type: ignore[override]
+        yield from list(self.index.versions().items())
+
+    def lookup(self, ids: Sequence[str]) -> dict[str, int]:
+        return _looked_up(self.index, ids)
+
+
+class AsyncListingHook(AsyncIndexHook):
+    """The same, as coroutines."""
+
+    async def scan(self) -> AsyncIterator[tuple[str, int]]:  # type: ignore[override]
+        for id_, version in list(self.index.versions().items()):
+            yield id_, version
+
+    async def lookup(self, ids: Sequence[str]) -> dict[str, int]:
+        return _looked_up(self.index, ids)
+
+
+def _looked_up(index: Index, ids: Sequence[str]) -> dict[str, int]:
+    versions = index.versions()
+    return {id_: versions[id_] for id_ in ids if id_ in versions}

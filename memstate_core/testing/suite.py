@@ -27,6 +27,7 @@ from memstate_core.testing.state_machine import TestStateMachine
 from memstate_core.testing.storage_faults import TestStorageFaults
 from memstate_core.testing.storage_protocol import TestAtomicity, TestFacts, TestJournal, TestSelect, TestTheRest
 from memstate_core.testing.values import TestModels, TestValues
+from memstate_core.testing.verifying import TestVerify, TestVerifyBesideWriters
 from memstate_core.testing.writing import (
     TestCommit,
     TestCommitModel,
@@ -86,4 +87,6 @@ __all__ = [
     "TestTheRest",
     "TestUpdate",
     "TestValues",
+    "TestVerify",
+    "TestVerifyBesideWriters",
 ]
