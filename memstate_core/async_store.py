@@ -314,9 +314,9 @@ class AsyncMemoryStore(StoreBase):
         """Same as :meth:`MemoryStore.repair`, awaited."""
         return await self._use().repair(progress)
 
-    async def reindex(self, hook: str | None = None, *, progress: Progress | None = None) -> int:
+    async def reindex(self, hook: str | None = None, *, into: Any = None, progress: Progress | None = None) -> int:
         """Same as :meth:`MemoryStore.reindex`, awaited."""
-        return await self._use().reindex(hook, progress)
+        return await self._use().reindex(hook, into, progress)
 
     # Deferred delivery
 

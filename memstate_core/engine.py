@@ -46,6 +46,7 @@ from memstate_core.protocols import (
     Storage,
     StorageTransaction,
 )
+from memstate_core.rebuilding import Rebuilding
 from memstate_core.recovery import Recovery
 from memstate_core.reindexing import Reindexing
 from memstate_core.schemas import Constraint, SchemaRegistry
@@ -87,7 +88,9 @@ class Engine:
         self.clock = clock
         self.recovery = Recovery(storage, namespace, runtime, self.registry.decode, lease, claim_timeout)
         self.verification = Verification(self.recovery)
-        self.reindexing = Reindexing(self.recovery)
+        rebuilding = Rebuilding(self.recovery, self.verification, self._replace_hook)
+        self.recovery.catch_up = rebuilding.catch_up
+        self.reindexing = Reindexing(self.recovery, rebuilding)
         self.deliverer = Deliverer(storage, namespace, runtime, self.registry.decode, self.recovery, lease)
         self.committer = Committer(
             storage,
@@ -108,6 +111,13 @@ class Engine:
         self.hooks.append(hook)
         (self.deliverer.hooks if hook.deferred else self._told_in_commits).append(hook)
         self._looked_for_doubt = False
+
+    def _replace_hook(self, old: HookAdapter, new: HookAdapter) -> None:
+        """Let a hook take another one's place. Who uses the old one meanwhile finds that its successor has come."""
+        old.successor = new
+        self.recovery.hooks[old.name] = new
+        for hooks in (self.hooks, self._told_in_commits, self.deliverer.hooks):
+            hooks[:] = [new if hook is old else hook for hook in hooks]
 
     # Schemas
 
@@ -445,8 +455,10 @@ class Engine:
         await self.ready()
         return await self.verification.repair(progress)
 
-    async def reindex(self, hook: str | None, progress: Progress | None) -> int:
+    async def reindex(self, hook: str | None, into: Any, progress: Progress | None) -> int:
         await self.ready()
+        if into is not None:
+            return await self.reindexing.rebuild(hook, into, progress)
         return await self.reindexing.reindex(hook, progress)
 
     async def deliver(self, limit: int | None) -> int:

@@ -84,8 +84,9 @@ class NewEntry(NamedTuple):
 class Claim(NamedTuple):
     """A row, unique per ``key``, by which one transaction with hooks owns a fact between its storage transactions.
 
-    ``key`` is ``"fact:<id>"``, ``"key:<singleton>"`` or ``"session:<id>"``; ``owner`` names the transaction and its
-    process, ``expires`` is Unix time in seconds, ``hooks`` the names of the hooks that may have been told.
+    ``key`` is ``"fact:<id>"``, ``"key:<singleton>"``, ``"session:<id>"`` or, by who rebuilds it, ``"index:<hook>"``;
+    ``owner`` names the transaction and its process, ``expires`` is Unix time in seconds, ``hooks`` the names of the
+    hooks that may have been told.
     """
 
     key: str
@@ -402,6 +403,31 @@ class ScanningHook(Protocol):
 
 
 @runtime_checkable
+class RebuildableHook(Protocol):
+    """What :meth:`~memstate_core.MemoryStore.reindex` needs to rebuild an index beside the one in use."""
+
+    def beside(self) -> Any:
+        """A hook like this one (or an awaitable of it) on a new index, which takes the place of one left unfinished.
+
+        It must fail, and not make the index anew, when another one has taken its index's place.
+        """
+        ...
+
+    def swap(self, beside: Any) -> Any:
+        """Put the index of a hook that :meth:`beside` returned in the place of the index in use, which goes (or an
+        awaitable of it).
+
+        Afterwards this hook is on the new index. The hooks of other stores and processes that were on the old one must
+        be so too when they are used next, or fail.
+
+        What fails or dies half-way leaves one of the two in use, for those who come to it anew. A hook that may leave
+        the other one behind, for those who know it, has ``settle()``, which goes to the one in use and removes the
+        other.
+        """
+        ...
+
+
+@runtime_checkable
 class LookupHook(Protocol):
     def lookup(self, ids: Sequence[str]) -> Any:
         """``{fact id: version}`` of what the index has of ``ids`` (or an awaitable of it).
@@ -429,6 +455,7 @@ __all__ = [
     "NewEntry",
     "Position",
     "PreparingHook",
+    "RebuildableHook",
     "Record",
     "RecordWrite",
     "Savepoint",

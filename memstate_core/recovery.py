@@ -50,6 +50,8 @@ class Recovery:
     lease: float
     claim_timeout: float
     hooks: dict[str, HookAdapter] = field(default_factory=dict)
+    # How a whole index is brought to what storage says while others write.
+    catch_up: Callable[[HookAdapter], Coroutine[Any, Any, None]] = field(init=False)
     _pause_ends: float = 0.0
 
     def add(self, hook: HookAdapter) -> None:
@@ -70,10 +72,14 @@ class Recovery:
         :raises HookError: a hook failed again; the facts stay in doubt.
         """
         claims = await self.storage.read(self.namespace, lambda tx: tx.claims())
-        abandoned = [claim for claim in claims if _abandoned(claim)]
+        abandoned = [claim for claim in claims if is_abandoned(claim)]
         mine, missing = self._split(abandoned)
-        if mine:
-            await self._heal(mine)
+        facts = [claim for claim in mine if not _is_of_index(claim)]
+        if facts:
+            await self._heal(facts)
+        for claim in mine:
+            if _is_of_index(claim):
+                await self._heal_index(claim)
         return Recovered(_fact_ids(mine), _fact_ids(missing), tuple(self._unknown_hooks(missing)))
 
     async def heal_in_passing(self) -> None:
@@ -91,12 +97,12 @@ class Recovery:
 
     async def heal(self, claims: Sequence[Claim]) -> bool:
         """Heal those claims that are abandoned; whether there were any, so that their keys are free now."""
-        abandoned, _ = self._split([claim for claim in claims if _abandoned(claim)])
+        abandoned, _ = self._split([claim for claim in claims if is_abandoned(claim)])
         if not abandoned:
             return False
         owners = {claim.owner for claim in abandoned}
         everything = await self.storage.read(self.namespace, lambda tx: tx.claims())
-        return await self._heal([claim for claim in everything if claim.owner in owners])
+        return await self._heal([claim for claim in everything if claim.owner in owners and not _is_of_index(claim)])
 
     def _split(self, claims: Sequence[Claim]) -> tuple[list[Claim], list[Claim]]:
         """Claims whose hooks this store has, and the others."""
@@ -108,18 +114,10 @@ class Recovery:
 
     async def _heal(self, claims: Sequence[Claim]) -> bool:
         """Take the claims over, tell the hooks the committed state, drop the claims; whether any were ours to take."""
-        keys = [claim.key for claim in claims]
-
-        async def take_over(tx: StorageTransaction, owner: str) -> list[Claim]:
-            expires = time.time() + self.lease
-            held = [claim for claim in await tx.claims(keys) if _abandoned(claim)]
-            if held:
-                await tx.write(Batch(claims=[claim._replace(owner=owner, expires=expires) for claim in held]))
-            return held
 
         async def heal(_: Interruption) -> bool:
             with owning() as owner, self.runtime.keep_alive(lambda: self.renew(owner), self.lease / 3):
-                taken = await self.storage.write(self.namespace, lambda tx: take_over(tx, owner))
+                taken = await self._take_over(owner, [claim.key for claim in claims])
                 told: dict[str, list[str]] = defaultdict(list)
                 for claim in taken:
                     for name in claim.hooks:
@@ -130,6 +128,34 @@ class Recovery:
                 return bool(taken)
 
         return await self.runtime.shielded(heal)
+
+    async def _heal_index(self, claim: Claim) -> None:
+        """Finish what a rebuilding left: its index was perhaps in use already, and not caught up with yet."""
+
+        async def heal(_: Interruption) -> None:
+            with owning() as owner, self.runtime.keep_alive(lambda: self.renew(owner), self.lease / 3):
+                try:
+                    for taken in await self._take_over(owner, [claim.key]):
+                        for name in taken.hooks:
+                            await self.catch_up(self.hooks[name])
+                except BaseException:
+                    await self.renew(owner, until=0.0)
+                    raise
+                await self.drop(owner)
+
+        await self.runtime.shielded(heal)
+
+    async def _take_over(self, owner: str, keys: Sequence[str]) -> list[Claim]:
+        """Make those claims ours that are abandoned; returns them."""
+
+        async def work(tx: StorageTransaction) -> list[Claim]:
+            expires = time.time() + self.lease
+            held = [claim for claim in await tx.claims(keys) if is_abandoned(claim)]
+            if held:
+                await tx.write(Batch(claims=[claim._replace(owner=owner, expires=expires) for claim in held]))
+            return held
+
+        return await self.storage.write(self.namespace, work)
 
     async def renew(self, owner: str, *, until: float | None = None) -> None:
         """Renew an owner's lease; ``until`` (Unix time) another end than the usual one."""
@@ -152,7 +178,7 @@ class Recovery:
         except BaseException:
             await self.renew(owner, until=0.0)
             raise
-        await self._drop(owner)
+        await self.drop(owner)
 
     async def bring_back(self, hook: HookAdapter, fact_ids: Sequence[str]) -> None:
         """Give a hook the committed state of facts that nobody else can change, or tell it of."""
@@ -218,25 +244,30 @@ class Recovery:
                     try:
                         found = await look(free)
                     except BaseException as error:
-                        await self._let_go(owner, error)
+                        await self.let_go(owner, error)
                         raise
                     try:
-                        await self._drop(owner, len(free))
+                        await self.drop(owner, len(free))
                     except ClaimsLost as error:  # we were stopped for longer than the lease
-                        await self._let_go(owner, error)
+                        await self.let_go(owner, error)
                         interruption.check()
                     else:
                         return found
 
         return await self.runtime.shielded(critical)
 
-    async def _drop(self, owner: str, expected: int | None = None) -> None:
+    async def drop(self, owner: str, expected: int | None = None) -> None:
+        """Drop an owner's claims.
+
+        :raises ClaimsLost: they are not as many as ``expected``; none is dropped.
+        """
         batch = Batch(drop_claims_of=owner, dropped=expected)
         await self.storage.write(self.namespace, lambda tx: tx.write(batch))
 
-    async def _let_go(self, owner: str, error: BaseException) -> None:
+    async def let_go(self, owner: str, error: BaseException) -> None:
+        """Drop an owner's claims after an error."""
         try:
-            await self._drop(owner)
+            await self.drop(owner)
         except Exception as cleanup:
             error.add_note(f"the claims could not be ended; they expire by themselves: {cleanup!r}")
 
@@ -254,8 +285,18 @@ class Recovery:
         return await self.storage.write(self.namespace, work)
 
 
-def _abandoned(claim: Claim) -> bool:
+def is_abandoned(claim: Claim) -> bool:
+    """Whether its owner is gone, or has not renewed its lease."""
     return claim.expires < time.time() or is_gone(claim.owner)
+
+
+def index_key(hook: str) -> str:
+    """What is claimed by who rebuilds a hook's index. Once that is about to be in use, the claim names the hook."""
+    return f"index:{hook}"
+
+
+def _is_of_index(claim: Claim) -> bool:
+    return claim.key.startswith("index:")
 
 
 def _fact_ids(claims: Iterable[Claim]) -> tuple[str, ...]:

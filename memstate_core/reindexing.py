@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from memstate_core.hooks._adapter import HookAdapter
 from memstate_core.paging import EntryPages, FactPages
 from memstate_core.progress import Progress, Tally
 from memstate_core.protocols import Selection
+from memstate_core.rebuilding import Rebuilding
 from memstate_core.recovery import Recovery
 
 
@@ -16,18 +18,45 @@ class Reindexing:
     """Filling indexes for one store."""
 
     recovery: Recovery
+    rebuilding: Rebuilding
+
+    async def rebuild(self, name: str | None, into: Any, progress: Progress | None) -> int:
+        """Rebuild a hook's index beside the one in use, as ``into`` makes it; returns how many facts there are.
+
+        :raises ValueError: there is no such hook, or ``into`` is not on its index.
+        :raises TypeError: ``into`` cannot be rebuilt beside another index.
+        """
+        given = HookAdapter(into)
+        old = self._hook(given.name if name is None else name)
+        if given.beside is None or given.swap is None or given.scan is None:
+            raise TypeError(
+                f"hook {given.name!r} cannot rebuild its index beside the one in use: it lacks beside, swap or scan"
+            )
+        if given.is_async and not self.recovery.runtime.is_async:
+            raise TypeError(f"hook {given.name!r} is asynchronous; use it with AsyncMemoryStore, or pass its sync twin")
+        if given.name != HookAdapter(old.hook).name:
+            raise ValueError(
+                f"into= is the hook {given.name!r}, which has another index than {old.name!r}; add it to the store as a"
+                " hook of its own, or make it on the same index"
+            )
+        new = HookAdapter(into, "deferred" if old.deferred else "commit")
+        new.name = old.name
+        await self.rebuilding.rebuild(old, new, progress)
+        return await self._count()
 
     async def reindex(self, name: str | None, progress: Progress | None) -> int:
         """Give one hook, or all, every fact anew; returns how many facts there are. Entries without a fact are removed.
 
         :raises ValueError: there is no such hook.
         """
-        recovery = self.recovery
-        hooks = list(recovery.hooks.values()) if name is None else [self._hook(name)]
+        hooks = list(self.recovery.hooks.values()) if name is None else [self._hook(name)]
         for hook in hooks:
             await self._fill(hook, Tally(hook.name, progress))
-        everything = Selection(decode=recovery.decode)
-        return await recovery.storage.read(recovery.namespace, lambda tx: tx.count(everything))
+        return await self._count()
+
+    async def _count(self) -> int:
+        everything = Selection(decode=self.recovery.decode)
+        return await self.recovery.storage.read(self.recovery.namespace, lambda tx: tx.count(everything))
 
     def _hook(self, name: str) -> HookAdapter:
         hooks = self.recovery.hooks

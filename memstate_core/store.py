@@ -417,13 +417,18 @@ class MemoryStore(StoreBase):
         """
         return run(self._use().repair(progress))
 
-    def reindex(self, hook: str | None = None, *, progress: Progress | None = None) -> int:
+    def reindex(self, hook: str | None = None, *, into: Any = None, progress: Progress | None = None) -> int:
         """Give a hook (by name; None: all) every fact anew; returns how many facts there are.
 
         For a hook that has just been added to the store, or whose entries are to be made otherwise than before.
         Otherwise like :meth:`repair`.
+
+        :param into: rebuild the index beside the one in use, as this hook makes it (one with another embedding model,
+            say, on the same index), and put it in that one's place, and this hook in the other's. Until then the old
+            index answers, and when this fails it stays in use. Others may write all the time.
+        :raises BusyError: or the index is being rebuilt by someone else.
         """
-        return run(self._use().reindex(hook, progress))
+        return run(self._use().reindex(hook, into, progress))
 
     # Deferred delivery
 

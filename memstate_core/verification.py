@@ -88,23 +88,27 @@ class Verification:
 
         :raises HookError: a hook failed to list its index, or to say what belongs into it.
         """
-        hooks = self.recovery.hooks.values()
+        hooks = list(self.recovery.hooks.values())
         drifts = [await self._compare(hook, Tally(hook.name, progress)) for hook in hooks if hook.scan is not None]
         return Report(drifts, [hook.name for hook in hooks if hook.scan is None])
 
     async def repair(self, progress: Progress | None) -> Report:
         """Bring each index that can be listed back to what storage says; returns what was mended."""
         report = Report(unlisted=[hook.name for hook in self.recovery.hooks.values() if hook.scan is None])
-        for hook in self.recovery.hooks.values():
+        for hook in list(self.recovery.hooks.values()):
             if hook.scan is not None:
-                tally = Tally(hook.name, progress)
-                drift = await self._compare(hook, tally)
-                tally.total += len(drift)
-                for some in _chunks(drift.fact_ids, _CHUNK):
-                    await self.recovery.mend(hook, some)
-                    tally.add(len(some))
-                report.append(drift)
+                report.append(await self.mend(hook, progress))
         return report
+
+    async def mend(self, hook: HookAdapter, progress: Progress | None) -> Drift:
+        """Bring one index back to what storage says."""
+        tally = Tally(hook.name, progress)
+        drift = await self._compare(hook, tally)
+        tally.total += len(drift)
+        for some in _chunks(drift.fact_ids, _CHUNK):
+            await self.recovery.mend(hook, some)
+            tally.add(len(some))
+        return drift
 
     async def _compare(self, hook: HookAdapter, tally: Tally) -> Drift:
         recovery = self.recovery

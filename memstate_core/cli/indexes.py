@@ -13,7 +13,7 @@ import typer
 from memstate_core.cli import options
 from memstate_core.cli.errors import UsageError
 from memstate_core.cli.progress import bars
-from memstate_core.cli.stores import Store, awaited, with_store
+from memstate_core.cli.stores import Store, awaited, named, with_store
 from memstate_core.progress import Progress
 from memstate_core.recovery import Recovered
 from memstate_core.verification import Drift, Report
@@ -76,6 +76,15 @@ def reindex(
     hook: Annotated[
         list[str] | None, typer.Option(metavar="NAME", help="Which hook, by its name; may be repeated (default: all).")
     ] = None,
+    into: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODULE:NAME",
+            help="Where your code has a hook on the same index, such as one with another embedding model, or a function"
+            " that makes one: the index is rebuilt beside the one in use, as this hook makes it, and takes its place.",
+            show_default=False,
+        ),
+    ] = None,
     as_json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> Callable[[], bool]:
@@ -89,7 +98,16 @@ def reindex(
         if unknown:
             raise UsageError(f"{store} has no hook {unknown[0]!r}; it has {', '.join(map(repr, made.hook_names))}")
         names = hook or list(made.hook_names)
-        facts = [await awaited(made.reindex(name, progress=progress)) for name in names][-1]
+        if into is not None:
+            if len(names) > 1:
+                raise UsageError(f"--into is for one hook; say which with --hook: {', '.join(map(repr, names))}")
+            given = await awaited(named(into, "hook"))
+            try:
+                facts = await awaited(made.reindex(names[0], into=given, progress=progress))
+            except (TypeError, ValueError) as error:
+                raise UsageError(f"{into}: {error}") from error
+        else:
+            facts = [await awaited(made.reindex(name, progress=progress)) for name in names][-1]
 
         def tell() -> bool:
             if as_json:

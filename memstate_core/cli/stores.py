@@ -63,4 +63,4 @@ def named(name: str, what: str = "store") -> Any:
             found = getattr(found, part)
         except AttributeError as error:
             raise UsageError(f"{module_name!r} has no {path!r}") from error
-    return found() if callable(found) else found
+    return found() if callable(found) and not hasattr(found, "apply") else found  # a hook may be callable

@@ -93,7 +93,7 @@ class FaultyHook:
         self.faults: dict[str, list[Fault]] = {}
         self.name = getattr(hook, "name", type(hook).__name__)
         self.target_types = getattr(hook, "target_types", None)
-        for name in ("prepare", "apply", "search", "scan", "lookup", "similarity"):
+        for name in ("prepare", "apply", "search", "scan", "lookup", "similarity", "beside", "swap"):
             if (function := getattr(hook, name, None)) is not None:
                 setattr(self, name, self._wrapped(name, function))
         if (indexes := getattr(hook, "indexes", None)) is not None:

@@ -24,6 +24,8 @@ class Index:
     def __init__(self) -> None:
         self.entries: dict[str, Entry] = {}
         self.batches: list[list[Change]] = []
+        self.beside: Index | None = None
+        self.removed = False
 
     def versions(self) -> dict[str, int]:
         return {id_: entry.version for id_, entry in self.entries.items()}
@@ -49,7 +51,20 @@ class _IndexHook:
         self.target_types = target_types
         self.name = name
 
+    def beside(self) -> Any:
+        if self.index.beside is not None:
+            self.index.beside.removed = True
+        self.index.beside = Index()
+        return type(self)(self.index.beside, self.target_types, self.name)
+
+    def swap(self, beside: Any) -> None:
+        if self.index.beside is None or self.index.beside is not beside.index:
+            raise RuntimeError("another index is made beside this one by now")
+        self.index.entries, self.index.beside = beside.index.entries, None
+
     def _apply(self, changes: Sequence[Change]) -> None:
+        if self.index.removed:
+            raise RuntimeError("this index was removed")
         self.index.batches.append(list(changes))
         for change in changes:
             fact = change.after

@@ -21,6 +21,7 @@ from memstate_core.testing.opening import TestClosing, TestReopening
 from memstate_core.testing.outbox import TestOutbox
 from memstate_core.testing.racing import TestRacing
 from memstate_core.testing.reading import TestGet, TestQuery, TestRandomQueries
+from memstate_core.testing.rebuilding import TestRebuilding
 from memstate_core.testing.records import TestRecords
 from memstate_core.testing.schemas import TestMigrations, TestRegisteredAgain, TestRegistration
 from memstate_core.testing.state_machine import TestStateMachine
@@ -71,6 +72,7 @@ __all__ = [
     "TestQuery",
     "TestRacing",
     "TestRandomQueries",
+    "TestRebuilding",
     "TestRecords",
     "TestRedo",
     "TestRegisteredAgain",

@@ -9,6 +9,7 @@ from pathlib import Path
 from memstate_core import AsyncMemoryStore, AsyncSQLiteStorage, Change, MemoryStore, SQLiteStorage
 from memstate_core.facts import Fact, Operation
 from tests.faults.indexes import FileIndex
+from tests.faults.rebuilds import NamedTables
 
 
 def directory() -> Path:
@@ -28,6 +29,14 @@ def store() -> MemoryStore:
 async def async_store() -> AsyncMemoryStore:
     storage = AsyncSQLiteStorage(directory() / "memory.db")
     return AsyncMemoryStore(storage, [index(), index("second")], allow_unregistered=True)
+
+
+def rebuilt_index() -> NamedTables:
+    return NamedTables(directory() / "named.db")
+
+
+def rebuilt_store() -> MemoryStore:
+    return MemoryStore(SQLiteStorage(directory() / "memory.db"), [rebuilt_index()], allow_unregistered=True)
 
 
 def away(step: str, changes: Sequence[Change]) -> None:
