@@ -34,12 +34,13 @@ from memstate_core.facts import (
     TransactionContext,
 )
 from memstate_core.protocols import Hook, Record, Storage
-from memstate_core.recovery import Drift, Recovered
+from memstate_core.recovery import Recovered
 from memstate_core.schemas import Constraint, SchemaRegistry
 from memstate_core.storages.memory import AsyncInMemoryStorage, InMemoryStorage
 from memstate_core.storages.sqlite import AsyncSQLiteStorage, SQLiteStorage
 from memstate_core.store import MemoryStore
 from memstate_core.transaction_block import TransactionBlock
+from memstate_core.verification import Drift, Report
 
 if TYPE_CHECKING:  # no part of ``import *``, which would import the vendors
     from memstate_core.storages.postgres import AsyncPostgresStorage as AsyncPostgresStorage
@@ -75,6 +76,7 @@ __all__ = [
     "Operation",
     "Record",
     "Recovered",
+    "Report",
     "SQLiteStorage",
     "SchemaRegistry",
     "ScoredFact",

@@ -119,8 +119,8 @@ class Committer:
         while True:
             try:
                 plan, told = await self._plan(planner)
-                if told:
-                    await self._commit_with_hooks(plan, told)
+                if told and not await self._commit_with_hooks(plan, told):
+                    continue
                 if plan.position.claimed and self.hooks:
                     await self.recovery.heal_in_passing()  # what is claimed may be what a dead process left behind
                 return plan
@@ -154,7 +154,17 @@ class Committer:
 
         return await self.storage.write(self.namespace, work)
 
-    async def _commit_with_hooks(self, plan: Plan, told: Sequence[Told]) -> None:
+    async def _commit_with_hooks(self, plan: Plan, told: Sequence[Told]) -> bool:
+        """Steps 1 to 5; False: a hook failed whose place another one has taken, so that it is worth another try."""
+        try:
+            await self._tell_and_decide(plan, told)
+        except HookError as error:
+            if error.in_doubt or all([await hook.latest(self.runtime) is hook for hook, _ in told]):
+                raise
+            return False
+        return True
+
+    async def _tell_and_decide(self, plan: Plan, told: Sequence[Told]) -> None:
         batches = [(hook, wanted, await prepare(self.runtime, hook, wanted)) for hook, wanted in told]
 
         async def critical(interruption: Interruption) -> None:
@@ -250,6 +260,7 @@ class Committer:
         self, hook: HookAdapter, changes: Sequence[Change], committed: Mapping[str, StoredFact], error: BaseException
     ) -> list[str]:
         """Undo one hook; the ids of the facts for which that failed."""
+        hook = await hook.latest(self.runtime)
         back = [
             Change(
                 change.fact_id,
@@ -272,7 +283,7 @@ class Committer:
         """Undo one hook on facts that are not ours any more; the ids of the facts for which that failed."""
         ids = [change.fact_id for change in changes]
         try:
-            await self.recovery.mend(hook, ids)
+            await self.recovery.mend(await hook.latest(self.runtime), ids)
         except Exception as cleanup:
             error.add_note(f"hook {hook.name!r} could not be brought back: {cleanup!r}")
             return ids

@@ -34,6 +34,7 @@ from memstate_core.facts import (
 from memstate_core.filters import compile_filter, compile_order
 from memstate_core.hooks._adapter import HookAdapter
 from memstate_core.intents import Intent, Patch, Put, Remove, Workspace
+from memstate_core.progress import Progress
 from memstate_core.protocols import (
     Batch,
     NewEntry,
@@ -45,9 +46,12 @@ from memstate_core.protocols import (
     Storage,
     StorageTransaction,
 )
-from memstate_core.recovery import Drift, Recovery
+from memstate_core.rebuilding import Rebuilding
+from memstate_core.recovery import Recovery
+from memstate_core.reindexing import Reindexing
 from memstate_core.schemas import Constraint, SchemaRegistry
 from memstate_core.values import check_identifier, check_range, check_text, count, count_or_none, seq_of, timestamp
+from memstate_core.verification import Report, Verification
 
 OnConflict = Literal["raise", "keep"]
 ContextProvider = Callable[[], TransactionContext | None]
@@ -83,6 +87,10 @@ class Engine:
         self.context = context
         self.clock = clock
         self.recovery = Recovery(storage, namespace, runtime, self.registry.decode, lease, claim_timeout)
+        self.verification = Verification(self.recovery)
+        rebuilding = Rebuilding(self.recovery, self.verification, self._replace_hook)
+        self.recovery.catch_up = rebuilding.catch_up
+        self.reindexing = Reindexing(self.recovery, rebuilding)
         self.deliverer = Deliverer(storage, namespace, runtime, self.registry.decode, self.recovery, lease)
         self.committer = Committer(
             storage,
@@ -103,6 +111,13 @@ class Engine:
         self.hooks.append(hook)
         (self.deliverer.hooks if hook.deferred else self._told_in_commits).append(hook)
         self._looked_for_doubt = False
+
+    def _replace_hook(self, old: HookAdapter, new: HookAdapter) -> None:
+        """Let a hook take another one's place. Who uses the old one meanwhile finds that its successor has come."""
+        old.successor = new
+        self.recovery.hooks[old.name] = new
+        for hooks in (self.hooks, self._told_in_commits, self.deliverer.hooks):
+            hooks[:] = [new if hook is old else hook for hook in hooks]
 
     # Schemas
 
@@ -432,17 +447,19 @@ class Engine:
 
     # Indexes
 
-    async def verify(self) -> list[Drift]:
+    async def verify(self, progress: Progress | None) -> Report:
         await self.ready()
-        return await self.recovery.verify()
+        return await self.verification.verify(progress)
 
-    async def repair(self) -> list[Drift]:
+    async def repair(self, progress: Progress | None) -> Report:
         await self.ready()
-        return await self.recovery.repair()
+        return await self.verification.repair(progress)
 
-    async def reindex(self, hook: str | None) -> int:
+    async def reindex(self, hook: str | None, into: Any, progress: Progress | None) -> int:
         await self.ready()
-        return await self.recovery.reindex(hook)
+        if into is not None:
+            return await self.reindexing.rebuild(hook, into, progress)
+        return await self.reindexing.reindex(hook, progress)
 
     async def deliver(self, limit: int | None) -> int:
         limit = count_or_none("limit", limit)

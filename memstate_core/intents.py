@@ -153,6 +153,7 @@ def matches(fact: StoredFact, selection: Selection) -> bool:
     """Whether a fact fulfils a selection's conditions (its limit and order aside)."""
     return (
         (selection.typename is None or fact.type == selection.typename)
+        and (selection.after is None or fact.ordinal > selection.after)
         and (selection.session_id is UNSET or fact.session_id == selection.session_id)
         and (selection.predicate is None or selection.predicate(selection.decode(fact)))
     )
@@ -167,6 +168,7 @@ def _replace(selection: Selection, *, limit: int | None, offset: int) -> Selecti
         order=selection.order,
         limit=limit,
         offset=offset,
+        after=selection.after,
         indexed=selection.indexed,
         as_stored=selection.as_stored,
     )

@@ -44,7 +44,7 @@ async def search(
     await engine.ready()
     if not limit:
         return []
-    ranked = [await _ranked(engine, hook, query, limit, selection, score_threshold) for hook in searching]
+    ranked = [await _ranked_by_latest(engine, hook, query, limit, selection, score_threshold) for hook in searching]
     if len(ranked) == 1:
         return [ScoredFact(fact.to_fact(engine.registry.decode(fact)), score) for fact, score in ranked[0]]
     return _merged(engine, ranked, limit)
@@ -62,6 +62,19 @@ def _merged(engine: Engine, ranked: Sequence[Sequence[tuple[StoredFact, float]]]
             ranks[fact.id] = ranks.get(fact.id, 0.0) + 1 / (RANK_CONSTANT + rank)
     best = sorted(ranks, key=lambda id_: (-ranks[id_], -scores[id_]))[:limit]
     return [ScoredFact(facts[id_].to_fact(engine.registry.decode(facts[id_])), scores[id_]) for id_ in best]
+
+
+async def _ranked_by_latest(
+    engine: Engine, hook: HookAdapter, query: str, limit: int, selection: Selection, score_threshold: float | None
+) -> list[tuple[StoredFact, float]]:
+    """The same; once more when the hook fails since another one has taken its place."""
+    try:
+        return await _ranked(engine, hook, query, limit, selection, score_threshold)
+    except HookError:
+        latest = await hook.latest(engine.runtime)
+        if latest is hook:
+            raise
+        return await _ranked_by_latest(engine, latest, query, limit, selection, score_threshold)
 
 
 async def _ranked(

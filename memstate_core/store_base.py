@@ -83,6 +83,11 @@ class StoreBase:
         return bool(self._engine.deliverer.hooks)
 
     @property
+    def hook_names(self) -> tuple[str, ...]:
+        """The hooks' names, by which :meth:`reindex` and the reports know them."""
+        return tuple(self._engine.recovery.hooks)
+
+    @property
     def namespace(self) -> str:
         return self._engine.namespace
 

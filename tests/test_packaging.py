@@ -24,6 +24,7 @@ VENDORS = (
     "redis",
     "rich",
     "sqlalchemy",
+    "typer",
 )
 # Modules that need a vendor, the vendor, and the extra that brings it.
 NEEDY = (

@@ -296,6 +296,39 @@ class TestSelect(_Base):
         expected = sorted(range(12), key=lambda n: (n % 4, str(n)), reverse=True)
         assert await filled.selected(order=backwards) == [str(n) for n in expected]
 
+    async def test_pages_go_on_behind_an_ordinal(self, filled: Raw) -> None:
+        ordinals = {stored.id: stored.ordinal for stored in await filled.ask(lambda tx: tx.select(selection()))}
+        conditions: list[dict[str, Any]] = [
+            {},
+            {"typename": "note"},
+            {"session_id": "s"},
+            {"session_id": None},
+            {"typename": "note", "session_id": "t"},
+            {"predicate": compile_filter({"rank": {"$gte": 2}})},
+            {"typename": "note", "predicate": compile_filter({"rank": 2}), "indexed": ("rank",)},
+            {"typename": "note", "predicate": compile_filter({"rank": {"$gte": 1}}), "indexed": ("rank",)},
+        ]
+        for where in conditions:
+            everything = await filled.selected(**where)
+            assert len(everything) > 1
+            for limit in (1, 2, 99):
+                paged: list[str] = []
+                while page := await filled.selected(**where, limit=limit, after=ordinals[paged[-1]] if paged else -1):
+                    paged += page
+                assert paged == everything, (where, limit)
+            for place, id_ in enumerate(everything):
+                rest = {**where, "after": ordinals[id_]}
+                assert await filled.selected(**rest) == everything[place + 1 :]
+                assert await filled.selected(**rest, limit=2, offset=1) == everything[place + 2 : place + 4]
+                assert await filled.selected(**rest, order=compile_order("-id")) == sorted(
+                    everything[place + 1 :], reverse=True
+                )
+        stored = (await filled.facts("4"))["4"]
+        await filled.write(Batch(entry(), [FactChange(stored, stored._replace(version=2))]))
+        assert await filled.selected(after=ordinals["3"], limit=2) == ["4", "5"]
+        await filled.write(Batch(entry(), [FactChange((await filled.facts("4"))["4"], None)]))
+        assert await filled.selected(after=ordinals["3"], limit=2) == ["5", "6"]
+
     async def test_decode_says_what_a_payload_is(self, raw: Raw) -> None:
         await raw.put(fact("a"), fact("b"))
         upgraded = Selection(

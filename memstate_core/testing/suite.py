@@ -21,12 +21,14 @@ from memstate_core.testing.opening import TestClosing, TestReopening
 from memstate_core.testing.outbox import TestOutbox
 from memstate_core.testing.racing import TestRacing
 from memstate_core.testing.reading import TestGet, TestQuery, TestRandomQueries
+from memstate_core.testing.rebuilding import TestRebuilding
 from memstate_core.testing.records import TestRecords
 from memstate_core.testing.schemas import TestMigrations, TestRegisteredAgain, TestRegistration
 from memstate_core.testing.state_machine import TestStateMachine
 from memstate_core.testing.storage_faults import TestStorageFaults
 from memstate_core.testing.storage_protocol import TestAtomicity, TestFacts, TestJournal, TestSelect, TestTheRest
 from memstate_core.testing.values import TestModels, TestValues
+from memstate_core.testing.verifying import TestVerify, TestVerifyBesideWriters
 from memstate_core.testing.writing import (
     TestCommit,
     TestCommitModel,
@@ -70,6 +72,7 @@ __all__ = [
     "TestQuery",
     "TestRacing",
     "TestRandomQueries",
+    "TestRebuilding",
     "TestRecords",
     "TestRedo",
     "TestRegisteredAgain",
@@ -86,4 +89,6 @@ __all__ = [
     "TestTheRest",
     "TestUpdate",
     "TestValues",
+    "TestVerify",
+    "TestVerifyBesideWriters",
 ]
