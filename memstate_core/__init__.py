@@ -33,6 +33,7 @@ from memstate_core.facts import (
     Transaction,
     TransactionContext,
 )
+from memstate_core.filters import NativeFilter
 from memstate_core.protocols import Hook, Record, Storage
 from memstate_core.recovery import Recovered
 from memstate_core.schemas import Constraint, SchemaRegistry
@@ -72,6 +73,7 @@ __all__ = [
     "MemoryStore",
     "MemoryStoreError",
     "Moved",
+    "NativeFilter",
     "NotFoundError",
     "Operation",
     "Record",

@@ -266,7 +266,7 @@ class AsyncMemoryStore(StoreBase):
         self,
         query: str,
         limit: int = 5,
-        filters: Filters | None = None,
+        filters: search.SearchFilters | None = None,
         score_threshold: float | None = None,
         session_id: str | None | Unset = UNSET,
         typename: str | None = None,

@@ -24,6 +24,7 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 from memstate_core.facts import IndexEntry, StoredFact
@@ -164,6 +165,13 @@ class Range(NamedTuple):
     low: str | int | float | None
     high: str | int | float | None
     exact: bool
+
+
+@dataclass(frozen=True, slots=True)
+class NativeFilter:
+    """A filter in an index's own language, which is passed on as it is: Chroma's ``where``, say."""
+
+    filter: Any
 
 
 class Predicate:

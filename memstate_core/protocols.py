@@ -357,10 +357,17 @@ class Storage(Protocol):
 
 
 class Scope(NamedTuple):
-    """What a search is confined to. A hook may narrow by it; the store checks every result again."""
+    """What a search is confined to.
+
+    A hook may narrow by ``typename``, ``session_id`` and ``filters`` (see :mod:`memstate_core.filters`); the store
+    checks every result again. ``native`` is a filter in the index's own language, which only the hook can apply (None:
+    none).
+    """
 
     typename: str | None = None
     session_id: str | None | Unset = UNSET
+    filters: Mapping[str, Any] | None = None
+    native: Any = None
 
 
 class Hook(Protocol):
@@ -369,7 +376,9 @@ class Hook(Protocol):
     Only :meth:`apply` is needed. A hook may also have ``name`` (by which facts in doubt are
     matched to it after a crash; default: its class or function name), ``target_types`` (it is told of no other),
     :meth:`prepare`, :meth:`search`, :meth:`scan` and :meth:`lookup`. All may be coroutine functions in an
-    :class:`~memstate_core.AsyncMemoryStore`.
+    :class:`~memstate_core.AsyncMemoryStore`. A hook whose index several tenants may share has ``for_namespace(name)``,
+    which returns the hook that the store of that namespace uses, and one that takes filters in the index's own language
+    has ``native_filters``, the type of those.
     """
 
     def apply(self, changes: Sequence[Change]) -> Any:

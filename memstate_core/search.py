@@ -5,13 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from pydantic import BaseModel
+
 from memstate_core.engine import Engine
 from memstate_core.errors import HookError
 from memstate_core.facts import ScoredFact, SearchResult, StoredFact, Unset
+from memstate_core.filters import NativeFilter
 from memstate_core.hooks._adapter import HookAdapter
 from memstate_core.intents import matches
 from memstate_core.protocols import Scope, Selection, StorageTransaction
 from memstate_core.values import count
+
+SearchFilters = Mapping[str, Any] | NativeFilter | BaseModel
 
 # The constant of reciprocal rank fusion (Cormack, Clarke and Büttcher, SIGIR 2009).
 RANK_CONSTANT = 60
@@ -21,7 +26,7 @@ async def search(
     engine: Engine,
     query: str,
     limit: int,
-    filters: Mapping[str, Any] | None,
+    filters: SearchFilters | None,
     score_threshold: float | None,
     session_id: str | None | Unset,
     typename: str | None,
@@ -30,6 +35,11 @@ async def search(
     if not isinstance(query, str):
         raise ValueError(f"search takes a text, not {query!r}")
     limit = count("limit", limit)
+    native: Any = None
+    if isinstance(filters, NativeFilter):
+        native, filters = filters.filter, None
+    elif isinstance(filters, BaseModel):
+        native, filters = filters, None
     selection = engine.selection(typename, filters, session_id)
     searching = [
         hook for hook in engine.hooks if hook.search is not None and (typename is None or hook.wants(typename))
@@ -41,13 +51,30 @@ async def search(
             + "; make the store with a hook that has an index, such as ChromaSyncHook",
             operation="search",
         )
+    if native is not None:
+        _check_native(searching, native)
     await engine.ready()
     if not limit:
         return []
-    ranked = [await _ranked_by_latest(engine, hook, query, limit, selection, score_threshold) for hook in searching]
+    # An index has payloads as they were written. Where a schema upgrades them since, only storage knows what matches.
+    scope = Scope(selection.typename, selection.session_id, filters if selection.as_stored else None, native)
+    ranked = [
+        await _ranked_by_latest(engine, hook, query, limit, selection, scope, score_threshold) for hook in searching
+    ]
     if len(ranked) == 1:
         return [ScoredFact(fact.to_fact(engine.registry.decode(fact)), score) for fact, score in ranked[0]]
     return _merged(engine, ranked, limit)
+
+
+def _check_native(hooks: Sequence[HookAdapter], native: Any) -> None:
+    for hook in hooks:
+        if not hook.takes(native):
+            raise HookError(
+                f"hook {hook.name!r} takes no filter of type {type(native).__name__}; give typename= of facts that only"
+                " hooks with such filters are told of, or a filter in the language of memstate_core.filters",
+                hook=hook.name,
+                operation="search",
+            )
 
 
 def _merged(engine: Engine, ranked: Sequence[Sequence[tuple[StoredFact, float]]], limit: int) -> list[ScoredFact]:
@@ -65,23 +92,34 @@ def _merged(engine: Engine, ranked: Sequence[Sequence[tuple[StoredFact, float]]]
 
 
 async def _ranked_by_latest(
-    engine: Engine, hook: HookAdapter, query: str, limit: int, selection: Selection, score_threshold: float | None
+    engine: Engine,
+    hook: HookAdapter,
+    query: str,
+    limit: int,
+    selection: Selection,
+    scope: Scope,
+    score_threshold: float | None,
 ) -> list[tuple[StoredFact, float]]:
     """The same; once more when the hook fails since another one has taken its place."""
     try:
-        return await _ranked(engine, hook, query, limit, selection, score_threshold)
+        return await _ranked(engine, hook, query, limit, selection, scope, score_threshold)
     except HookError:
         latest = await hook.latest(engine.runtime)
         if latest is hook:
             raise
-        return await _ranked_by_latest(engine, latest, query, limit, selection, score_threshold)
+        return await _ranked_by_latest(engine, latest, query, limit, selection, scope, score_threshold)
 
 
 async def _ranked(
-    engine: Engine, hook: HookAdapter, query: str, limit: int, selection: Selection, score_threshold: float | None
+    engine: Engine,
+    hook: HookAdapter,
+    query: str,
+    limit: int,
+    selection: Selection,
+    scope: Scope,
+    score_threshold: float | None,
 ) -> list[tuple[StoredFact, float]]:
     """The best ``limit`` facts of one index that match, asking for more until there are enough or no more."""
-    scope = Scope(selection.typename, selection.session_id)
     in_doubt: list[StoredFact] | None = None
     wanted = limit if selection.predicate is None else limit * 4
     while True:
@@ -107,9 +145,10 @@ async def _ranked(
                 continue
             if result.version is not None and result.version != fact.version:
                 doubtful.add(fact.id)
-            elif fact.id not in doubtful or hook.similarity is None:
+            elif fact.id not in doubtful or (hook.similarity is None and scope.native is None):
                 results.setdefault(fact.id, (fact, float(result.score)))
-        if doubtful and hook.similarity is not None and in_doubt is None:
+        # Whether a text that the index does not have fulfils a filter in its own language, only the index could tell.
+        if doubtful and hook.similarity is not None and in_doubt is None and scope.native is None:
             in_doubt = [
                 fact
                 for id_ in doubtful

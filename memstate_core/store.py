@@ -349,13 +349,15 @@ class MemoryStore(StoreBase):
         self,
         query: str,
         limit: int = 5,
-        filters: Filters | None = None,
+        filters: search.SearchFilters | None = None,
         score_threshold: float | None = None,
         session_id: str | None | Unset = UNSET,
         typename: str | None = None,
     ) -> list[ScoredFact]:
         """The facts most similar to a text, best first, as they are committed now.
 
+        :param filters: see :mod:`memstate_core.filters`; or a filter in the index's own language, such as Qdrant's
+            ``models.Filter``. What is a dict there as well comes in a :class:`~memstate_core.NativeFilter`.
         :param score_threshold: the least similarity; higher is better, on every index.
         :raises HookError: no hook can search, or one failed to.
 

@@ -71,7 +71,7 @@ class StoreBase:
             a worker tells it afterwards.
         :raises TypeError: it is no hook, or an asynchronous one in a sync store.
         """
-        adapter = HookAdapter(hook, delivery)
+        adapter = HookAdapter(hook, delivery, self.namespace)
         if adapter.is_async and not self._engine.runtime.is_async:
             raise TypeError(
                 f"hook {adapter.name!r} is asynchronous; use it with AsyncMemoryStore, or pass its sync twin"

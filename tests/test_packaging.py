@@ -32,6 +32,7 @@ NEEDY = (
     ("memstate.backends.postgres", "psycopg", "postgres"),
     ("memstate.backends.postgres", "sqlalchemy", "postgres"),
     ("memstate.integrations.chroma", "chromadb", "chroma"),
+    ("memstate.integrations.qdrant", "qdrant_client", "qdrant"),
     ("memstate.backends.redis", "redis", "redis"),
     ("memstate_core.testing", "hypothesis", "dev"),
 )

@@ -18,6 +18,7 @@ from memstate_core.demo.conversation import Conversation, Question, Session
 from memstate_core.embedding import LexicalEmbedder
 from memstate_core.engine import now_utc
 from memstate_core.facts import ScoredFact
+from memstate_core.hooks._mapping import fingerprint
 from memstate_core.hooks.chroma import ChromaSyncHook
 from memstate_core.protocols import Hook, Storage
 from memstate_core.schemas import Constraint
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 COLLECTION: Final = "memory"
 DATABASE: Final = "memory.db"
 INDEX: Final = "chroma"
+_FIELDS: Final = ["speaker", "session"]
 
 # Chroma scales vectors to length 1 itself, so the last digits of what it returns may differ from what it was given.
 _TOLERANCE: Final = 1e-6
@@ -92,7 +94,7 @@ class Memory:
             collection,
             embedding_fn=LexicalEmbedder(),
             text_field="text",
-            metadata_fields=["speaker", "session"],
+            metadata_fields=_FIELDS,
         )
         self.store = MemoryStore(storage, [wrap(hook) if wrap else hook], clock=clock, lease=lease)
         self.store.register_schema("observation", Observation)
@@ -195,6 +197,8 @@ def _belong(fact: Mapping[str, Any] | None, entry: Entry | None) -> bool:
         == {
             "speaker": payload["speaker"],
             "session": payload["session"],
+            "memstate_namespace": "default",
+            "memstate_fields": fingerprint(_FIELDS),
             "memstate_type": fact["type"],
             "memstate_version": fact["version"],
             "memstate_long_term": False,

@@ -16,7 +16,8 @@ from typing import Any, Final, NamedTuple, TypeVar
 
 from memstate_core.demo.memory import DATABASE, Memory, opened_client
 from memstate_core.demo.mistakes import confuse
-from memstate_core.hooks.chroma import ChromaBatch, ChromaSyncHook
+from memstate_core.hooks._vector_hook import VectorBatch
+from memstate_core.hooks.chroma import ChromaSyncHook
 from memstate_core.protocols import Hook, StorageTransaction, Work
 from memstate_core.storages.sqlite import SQLiteStorage
 
@@ -87,10 +88,10 @@ class _Hook:
         self.stopping.applied = True
 
 
-def _half(batch: ChromaBatch) -> ChromaBatch:
+def _half(batch: VectorBatch) -> VectorBatch:
     """What an index has been told of a batch when it is half done: some entries written, nothing deleted."""
     half = slice((len(batch.ids) + 1) // 2)
-    return ChromaBatch(batch.ids[half], batch.texts[half], batch.vectors[half], batch.metadatas[half], [])
+    return VectorBatch(batch.ids[half], batch.texts[half], batch.vectors[half], batch.metadatas[half], [])
 
 
 class _Storage(SQLiteStorage):

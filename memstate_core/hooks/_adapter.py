@@ -17,10 +17,12 @@ DeliveryMode = Literal["commit", "deferred"]
 class HookAdapter:
     """A hook as the store uses it; what a hook does not have is None."""
 
-    def __init__(self, hook: Any, delivery: DeliveryMode = "commit") -> None:
+    def __init__(self, hook: Any, delivery: DeliveryMode = "commit", namespace: str = "default") -> None:
         if delivery not in ("commit", "deferred"):
             raise ValueError(f"delivery is 'commit' or 'deferred', not {delivery!r}")
         self.deferred = delivery == "deferred"
+        if (for_namespace := getattr(hook, "for_namespace", None)) is not None:
+            hook = for_namespace(namespace)
         if not callable(getattr(hook, "apply", None)):
             if not callable(hook):
                 raise TypeError(
@@ -42,6 +44,7 @@ class HookAdapter:
         self.swap: Callable[..., Any] | None = getattr(hook, "swap", None)
         self.settle: Callable[..., Any] | None = getattr(hook, "settle", None)
         self.indexes: Callable[[Fact], bool] | None = getattr(hook, "indexes", None)
+        self.native_filters: type | tuple[type, ...] = getattr(hook, "native_filters", ())
 
         # Functions are told of every change; what takes whole batches, of what each fact has become.
         self._every_change = isinstance(hook, CallableHook | AsyncCallableHook)
@@ -62,6 +65,10 @@ class HookAdapter:
 
     def wants(self, typename: str) -> bool:
         return self.target_types is None or typename in self.target_types
+
+    def takes(self, native: Any) -> bool:
+        """Whether a search may be given this filter in the index's own language."""
+        return isinstance(native, self.native_filters)
 
     def wanted(self, changes: Sequence[Change]) -> list[Change]:
         """The changes as the hook is told of them: facts of types that it does not want do not exist for it."""

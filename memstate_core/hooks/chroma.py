@@ -1,8 +1,5 @@
 """Chroma as an index that takes part in transactions.
 
-What is asked of Chroma is decided once, in coroutines over a client that either answers at once or is awaited;
-:func:`memstate_core._bridge.run` drives them for the sync hook.
-
 What to know about Chroma (1.x):
 
 - An upsert merges metadata into what is there; a key goes when it is given as None.
@@ -17,22 +14,31 @@ What to know about Chroma (1.x):
 from __future__ import annotations
 
 import inspect
-import os
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from memstate_core._bridge import AsyncRuntime, run
 from memstate_core.errors import HookError
-from memstate_core.facts import Change, Fact, SearchResult
 from memstate_core.hooks import _mapping
-from memstate_core.protocols import Scope
+from memstate_core.hooks._filters import indexed_alike, is_exact_number, may_be_json, translated
 
 try:
     import numpy as np
     from chromadb.errors import NotFoundError
 
-    from memstate_core.hooks._vectors import EmbeddingCalls, Vector, checked_vectors, distances, similarity
+    from memstate_core.hooks._vector_hook import (
+        EMBEDDINGS_KEPT,
+        AsyncVectorHook,
+        Found,
+        SyncVectorHook,
+        VectorBatch,
+        VectorHook,
+        Wanted,
+        checked_flavour,
+        slices,
+    )
+    from memstate_core.hooks._vectors import Vector, distances, similarity
 except ImportError as error:
     raise ImportError('the Chroma hooks need chromadb: pip install "memstate[chroma]"') from error
 
@@ -40,26 +46,13 @@ if TYPE_CHECKING:
     from chromadb.api import AsyncClientAPI, ClientAPI
 
 T = TypeVar("T")
+Where = dict[str, Any]
 
 # Twice the neighbours of Chroma's default. Of 2,000 vectors beside 300 (3,000) equal ones, a search then finds 99 %
 # (77 %) of the nearest, instead of 91 % (32 %). It costs nothing when searching, and half as much again when writing.
 _NEW_INDEX: Final = {"space": "cosine", "max_neighbors": 32}
 
 _PAGE: Final = 1000
-
-# A search for one type asks for this many times its limit of any type first, which is enough where the type is common.
-_MORE: Final = 4
-
-
-@dataclass(frozen=True, slots=True)
-class ChromaBatch:
-    """A transaction as Chroma is told of it: parallel lists of what is to be there, and the ids of what is not."""
-
-    ids: list[str]
-    texts: list[str]
-    vectors: list[Vector]
-    metadatas: list[dict[str, Any]]
-    deleted: list[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,12 +62,10 @@ class _Opened:
     limit: int
 
 
-class _ChromaHook:
+class _ChromaHook(VectorHook):
     """Everything but how to call Chroma and the embedding function."""
 
-    _asynchronous: ClassVar[bool]
-    _call: Callable[..., Coroutine[Any, Any, Any]]
-    _compute: Callable[[Callable[[Any], Any], Any], Coroutine[Any, Any, Any]]
+    native_filters = Mapping
 
     def __init__(
         self,
@@ -86,51 +77,46 @@ class _ChromaHook:
         text_formatter: _mapping.TextFormatter | None = None,
         metadata_fields: Iterable[str] | None = None,
         metadata_formatter: _mapping.MetadataFormatter | None = None,
+        *,
+        embedding_cache: int = EMBEDDINGS_KEPT,
     ) -> None:
         self._client: Any = _checked_client(client, self._asynchronous)
         self.collection_name = collection_name
-        self.name = f"chroma:{collection_name}"
-        self.target_types = _mapping.type_names(target_types)
-        self._mapping = _mapping.FactMapping(
+        mapping = _mapping.FactMapping(
             text_field=text_field,
             text_formatter=text_formatter,
             metadata_fields=metadata_fields,
             metadata_formatter=metadata_formatter,
         )
-        function = _DefaultEmbedding() if embedding_fn is None else embedding_fn
-        self._embedding = EmbeddingCalls(function, self._asynchronous)
+        super().__init__(
+            f"chroma:{collection_name}",
+            _DefaultEmbedding() if embedding_fn is None else embedding_fn,
+            embedding_cache,
+            target_types,
+            mapping,
+            embedded="fastapi" not in str(client.get_settings().chroma_api_impl),
+            dear_filters=True,
+        )
+        self._dialect = _Dialect(mapping.fields)
         self._opened: _Opened | None = None
-        self._pid = os.getpid() if "fastapi" not in str(client.get_settings().chroma_api_impl) else None
 
-    async def _prepare(self, changes: Sequence[Change]) -> ChromaBatch:
-        last = {change.fact_id: change.after for change in changes}
-        facts = (fact for fact in last.values() if fact is not None)
-        indexed = [(fact, text) for fact in facts if (text := self._text(fact)) is not None]
-        ids, texts = [fact.id for fact, _ in indexed], [text for _, text in indexed]
-        lacking = dict.fromkeys(self._mapping.optional_keys or ())
-        metadatas = [lacking | self._mapping.metadata(fact) for fact, _ in indexed]
-        vectors = await self._embed(texts, "prepare") if texts else []
-        return ChromaBatch(ids, texts, vectors, metadatas, deleted=sorted(last.keys() - set(ids)))
-
-    async def _apply(self, batch: ChromaBatch | Sequence[Change]) -> None:
-        if not isinstance(batch, ChromaBatch):
-            batch = await self._prepare(batch)
-        if not batch.ids and not batch.deleted:
-            return
+    async def _write(self, batch: VectorBatch) -> None:
         limit = (await self._open()).limit
-        for part in _slices(len(batch.ids), limit):
-            metadatas = batch.metadatas[part]
+        ids = [self._entry_id(fact_id) for fact_id in batch.ids]
+        lacking = dict.fromkeys(self._mapping.optional_keys or ())
+        for part in slices(len(ids), limit):
+            metadatas = [lacking | metadata for metadata in batch.metadatas[part]]
             if self._mapping.optional_keys is None:
-                metadatas = await self._without_old_keys(batch.ids[part], metadatas)
+                metadatas = await self._without_old_keys(ids[part], metadatas)
             await self._request(
                 "upsert",
-                ids=batch.ids[part],
+                ids=ids[part],
                 embeddings=batch.vectors[part],
                 documents=batch.texts[part],
                 metadatas=metadatas,
             )
-        for part in _slices(len(batch.deleted), limit):
-            await self._request("delete", ids=batch.deleted[part])
+        for part in slices(len(batch.deleted), limit):
+            await self._request("delete", ids=[self._entry_id(fact_id) for fact_id in batch.deleted[part]])
 
     async def _without_old_keys(self, ids: list[str], metadatas: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """The metadata with None for every key that an entry has now and shall not keep."""
@@ -138,49 +124,49 @@ class _ChromaHook:
         old = dict(zip(there["ids"], there["metadatas"], strict=True))
         return [dict.fromkeys(old.get(fact_id) or ()) | new for fact_id, new in zip(ids, metadatas, strict=True)]
 
-    async def _search(self, query: str, limit: int, scope: Scope) -> list[SearchResult]:
-        if limit < 1:
-            return []
-        vector = await self._embed_query(query, "search")
-        conditions = _mapping.conditions(scope, self.target_types)
-        if conditions.keys() == {_mapping.TYPE}:
-            found = await self._query(vector, limit * _MORE, None, conditions)
-            if len(found) >= limit:
-                return found[:limit]
-        where = _where(conditions)
-        found = await self._query(vector, limit, where)
-        if len(found) < limit:
-            there = await self._request("get", where=where, limit=len(found) + 1, include=[])
-            if len(there["ids"]) > len(found):
-                return (await self._search_exactly(vector, where))[:limit]
-        return found
+    def _entry_id(self, fact_id: str) -> str:
+        """The id in Chroma; no other namespace and fact have it, since a store's ids and namespaces have no NUL."""
+        return fact_id if self._namespace == "default" else f"{self._namespace}\0{fact_id}"
 
-    async def _query(
-        self, vector: Vector, limit: int, where: dict[str, Any] | None, having: Mapping[str, Any] | None = None
-    ) -> list[SearchResult]:
-        """The nearest entries of those that match ``where``, without those that lack the metadata ``having``."""
+    def _fact_id(self, entry_id: str) -> str:
+        return entry_id if self._namespace == "default" else entry_id.removeprefix(f"{self._namespace}\0")
+
+    async def _nearest(self, vector: Vector, limit: int, wanted: Wanted) -> list[Found]:
         answer = await self._request(
-            "query", query_embeddings=[vector], n_results=limit, where=where, include=["metadatas", "distances"]
+            "query",
+            query_embeddings=[vector],
+            n_results=limit,
+            where=_where(wanted),
+            include=["metadatas", "distances"],
         )
-        entries = zip(answer["ids"][0], answer["distances"][0], answer["metadatas"][0], strict=True)
-        wanted = (having or {}).items()
-        return _results((await self._open()).space, (entry for entry in entries if wanted <= (entry[2] or {}).items()))
+        return self._found(await self._space(), answer["ids"][0], answer["distances"][0], answer["metadatas"][0])
 
-    async def _search_exactly(self, query: Vector, where: dict[str, Any] | None) -> list[SearchResult]:
-        def score(space: str, page: Any) -> list[SearchResult]:
-            found = distances(space, query, np.asarray(page["embeddings"], dtype=np.float32))
-            return _results(space, zip(page["ids"], found, page["metadatas"], strict=True))
+    async def _completed(self, vector: Vector, limit: int, wanted: Wanted, found: list[Found]) -> list[Found]:
+        where = _where(wanted)
+        there = await self._request("get", where=where, limit=len(found) + 1, include=[])
+        if len(there["ids"]) <= len(found):
+            return found
 
-        return sorted(await self._all(score, where, "embeddings"), key=_descending)
+        def scored(space: str, page: Any) -> list[Found]:
+            away = distances(space, vector, np.asarray(page["embeddings"], dtype=np.float32))
+            return self._found(space, page["ids"], away, page["metadatas"])
+
+        return sorted(await self._all(scored, where, "embeddings"), key=lambda entry: -entry.score)
+
+    def _found(self, space: str, ids: Iterable[str], away: Iterable[float], metadatas: Iterable[Any]) -> list[Found]:
+        return [
+            Found(self._fact_id(entry_id), similarity(space, distance), metadata or {})
+            for entry_id, distance, metadata in zip(ids, away, metadatas, strict=True)
+        ]
 
     async def _scan(self) -> dict[str, int]:
         def versions(_: str, page: Any) -> list[tuple[str, int]]:
-            entries = zip(page["ids"], map(_version, page["metadatas"]), strict=True)
-            return [(fact_id, version) for fact_id, version in entries if version is not None]
+            entries = zip(page["ids"], page["metadatas"], strict=True)
+            return [(self._fact_id(entry_id), metadata[_mapping.VERSION]) for entry_id, metadata in entries]
 
-        return dict(await self._all(versions, None))
+        return dict(await self._all(versions, {_mapping.NAMESPACE: _mapping.encodable(self._namespace)}))
 
-    async def _all(self, read: Callable[[str, Any], list[T]], where: dict[str, Any] | None, *include: str) -> list[T]:
+    async def _all(self, read: Callable[[str, Any], list[T]], where: Where | None, *include: str) -> list[T]:
         """What ``read`` returns for the space and each page of the entries, in one list."""
         opened = await self._open()
         size, found, offset = min(opened.limit, _PAGE), list[T](), 0
@@ -191,33 +177,21 @@ class _ChromaHook:
             found += read(opened.space, page)
             offset += len(page["ids"])
 
-    async def _similarity(self, query: str, facts: Sequence[Fact]) -> list[SearchResult]:
-        known = [(fact, text) for fact in facts if (text := self._text(fact)) is not None]
-        if not known:
-            return []
-        space = (await self._open()).space
-        vectors = np.asarray(await self._embed([text for _, text in known], "search"))
-        found = distances(space, await self._embed_query(query, "search"), vectors)
-        pairs = zip(known, found, strict=True)
-        entries = ((fact.id, distance, {_mapping.VERSION: fact.version}) for (fact, _), distance in pairs)
-        return sorted(_results(space, entries), key=_descending)
+    async def _space(self) -> str:
+        return (await self._open()).space
 
-    def indexes(self, fact: Fact) -> bool:
-        """Whether the fact, as it is, belongs into the index."""
-        return self._text(fact) is not None
-
-    def _text(self, fact: Fact) -> str | None:
-        wanted = self.target_types is None or fact.type in self.target_types
-        return self._mapping.text(fact) if wanted else None
+    def _translated(self, filters: Mapping[str, Any]) -> Where | None:
+        clause = translated(filters, self._dialect)
+        if clause is None:
+            return None
+        # Entries with other fields than these may belong to facts that match all the same. A comparison with what no
+        # entry has costs nothing, while $ne costs as much as it has matches.
+        fields = self._mapping.fingerprint
+        return {"$or": [clause, {_mapping.FIELDS: {"$lt": fields}}, {_mapping.FIELDS: {"$gt": fields}}]}
 
     # Chroma
     async def _open(self) -> _Opened:
-        if self._pid not in {None, os.getpid()}:
-            raise HookError(
-                f"hook {self.name!r} has an embedded Chroma client that was made before this process was forked, where"
-                " it would hang: start processes by 'spawn', or use a Chroma server",
-                hook=self.name,
-            )
+        self._check_process()
         opened = self._opened
         if opened is None:
             # Without an embedding function Chroma does not compare it with the one that the collection may remember.
@@ -239,104 +213,32 @@ class _ChromaHook:
             self._opened = None
             return await self._call(getattr((await self._open()).collection, method), **arguments)
 
-    # Embedding
-    async def _embed(self, texts: list[str], operation: str) -> list[Vector]:
-        return await self._vectors(self._embedding.documents, texts, len(texts), operation)
 
-    async def _embed_query(self, text: str, operation: str) -> Vector:
-        argument = [text] if self._embedding.query_takes_list else text
-        return (await self._vectors(self._embedding.query, argument, 1, operation))[0]
-
-    async def _vectors(self, function: Any, argument: Any, expected: int, operation: str) -> list[Vector]:
-        try:
-            return checked_vectors(await self._compute(function, argument), expected)
-        except HookError as error:
-            error.hook, error.operation = self.name, operation
-            raise
-
-
-class ChromaSyncHook(_ChromaHook):
+class ChromaSyncHook(SyncVectorHook, _ChromaHook):
     """Keeps a Chroma collection in step with the facts, through any sync client (which stays the caller's).
 
     ``embedding_fn`` is a callable from a list of texts to a list of vectors, such as Chroma's embedding functions, or
     an object with LangChain's ``embed_documents`` and ``embed_query``; None: Chroma's default model, which is
-    downloaded when first used. Only facts of ``target_types`` are indexed (None: all), under their ids. For the other
+    downloaded when first used. ``embedding_cache`` is how many vectors are remembered, so that a text that was embedded
+    lately is not embedded again. Only facts of ``target_types`` are indexed (None: all), under their ids. For the other
     options see :class:`~memstate_core.hooks._mapping.FactMapping`; a fact without text is not in the index.
 
-    The collection is opened on first use, or made, with cosine space; give every store its own. Scores are
-    ``1 - distance`` in cosine and inner-product space and ``1 / (1 + distance)`` in L2 space.
+    The collection is opened on first use, or made, with cosine space. Stores whose namespaces differ may share it;
+    hooks of one store may not. Scores are ``1 - distance`` in cosine and inner-product space and ``1 / (1 + distance)``
+    in L2 space. Filters narrow the search in Chroma by the ``metadata_fields``; a
+    :class:`~memstate_core.filters.NativeFilter` is a ``where`` on the metadata.
 
     :raises HookError: from every method, when the embedding function returns no proper vectors, or the default one
         fails; what other embedding functions and Chroma raise comes as it is.
     """
 
-    _asynchronous = False
 
-    async def _call(self, function: Callable[..., Any], **arguments: Any) -> Any:
-        return function(**arguments)
-
-    async def _compute(self, function: Callable[[Any], Any], argument: Any) -> Any:
-        result = function(argument)
-        if inspect.isawaitable(result):
-            if inspect.iscoroutine(result):
-                result.close()
-            raise HookError("embedding_fn is asynchronous: pass a plain function, or use AsyncChromaSyncHook")
-        return result
-
-    def prepare(self, changes: Sequence[Change]) -> ChromaBatch:
-        """Embed what is to be indexed. Where two changes are of one fact, the later one counts."""
-        return run(self._prepare(changes))
-
-    def apply(self, changes: ChromaBatch | Sequence[Change]) -> None:
-        """One upsert and one delete, or as many as Chroma's largest batch needs."""
-        run(self._apply(changes))
-
-    def search(self, query: str, limit: int, scope: Scope = Scope()) -> list[SearchResult]:  # noqa: B008 - immutable
-        return run(self._search(query, limit, scope))
-
-    def scan(self) -> dict[str, int]:
-        """``{fact id: version}`` of all entries; what others keep in the collection is left out."""
-        return run(self._scan())
-
-    def similarity(self, query: str, facts: Sequence[Fact]) -> list[SearchResult]:
-        """What a search would say of these facts as they are given, in the index or not, best first."""
-        return run(self._similarity(query, facts))
-
-
-class AsyncChromaSyncHook(_ChromaHook):
+class AsyncChromaSyncHook(AsyncVectorHook, _ChromaHook):
     """Same as :class:`ChromaSyncHook`, awaited; ``client`` is what ``await chromadb.AsyncHttpClient()`` returns.
 
     ``embedding_fn`` may also be a coroutine function, or have LangChain's ``aembed_documents`` and ``aembed_query``; a
     plain one runs in a thread.
     """
-
-    _asynchronous = True
-
-    async def _call(self, function: Callable[..., Any], **arguments: Any) -> Any:
-        return await function(**arguments)
-
-    async def _compute(self, function: Callable[[Any], Any], argument: Any) -> Any:
-        return await AsyncRuntime().call(function, argument)
-
-    async def prepare(self, changes: Sequence[Change]) -> ChromaBatch:
-        """Same as :meth:`ChromaSyncHook.prepare`, awaited."""
-        return await self._prepare(changes)
-
-    async def apply(self, changes: ChromaBatch | Sequence[Change]) -> None:
-        """Same as :meth:`ChromaSyncHook.apply`, awaited."""
-        await self._apply(changes)
-
-    async def search(self, query: str, limit: int, scope: Scope = Scope()) -> list[SearchResult]:  # noqa: B008
-        """Same as :meth:`ChromaSyncHook.search`, awaited."""
-        return await self._search(query, limit, scope)
-
-    async def scan(self) -> dict[str, int]:
-        """Same as :meth:`ChromaSyncHook.scan`, awaited."""
-        return await self._scan()
-
-    async def similarity(self, query: str, facts: Sequence[Fact]) -> list[SearchResult]:
-        """Same as :meth:`ChromaSyncHook.similarity`, awaited."""
-        return await self._similarity(query, facts)
 
 
 class _DefaultEmbedding:
@@ -365,10 +267,7 @@ def _checked_client(client: Any, asynchronous: bool) -> Any:
     if inspect.iscoroutine(client):
         client.close()
         raise TypeError("chromadb.AsyncHttpClient() is a coroutine: pass client=await chromadb.AsyncHttpClient()")
-    if inspect.iscoroutinefunction(client.get_or_create_collection) is not asynchronous:
-        wanted, other = ("ChromaSyncHook", "a sync") if asynchronous else ("AsyncChromaSyncHook", "an async")
-        raise TypeError(f"{type(client).__qualname__} is {other} client: use {wanted}")
-    return client
+    return checked_flavour(client, "get_or_create_collection", asynchronous, "ChromaSyncHook")
 
 
 def _space(collection: Any) -> str:
@@ -376,23 +275,47 @@ def _space(collection: Any) -> str:
     return str((configuration.get("hnsw") or configuration.get("spann") or {}).get("space", "l2"))
 
 
-def _where(conditions: Mapping[str, Any]) -> dict[str, Any] | None:
-    clauses = [{key: value} for key, value in conditions.items()]
+def _where(wanted: Wanted) -> Where | None:
+    clauses = [{key: value} for key, value in wanted.equal.items()] + list(wanted.clauses)
     return {"$and": clauses} if len(clauses) > 1 else clauses[0] if clauses else None
 
 
-def _slices(length: int, size: int) -> list[slice]:
-    return [slice(start, start + size) for start in range(0, length, size)]
+class _Dialect:
+    """Chroma's ``where`` on scalars; a text in it may stand for a list or an object, as JSON."""
 
+    def __init__(self, fields: frozenset[str]) -> None:
+        self._fields = fields
 
-def _version(metadata: Mapping[str, Any] | None) -> int | None:
-    version = (metadata or {}).get(_mapping.VERSION)
-    return version if isinstance(version, int) else None
+    def field(self, path: str, operator: str, operand: Any, negated: bool) -> Where | None:
+        if path not in self._fields:
+            return None
+        if operator == "$eq":
+            return self._one_of(path, [operand], negated)
+        if operator == "$in":
+            return self._one_of(path, list(operand), negated)
+        if operator in ("$gt", "$gte", "$lt", "$lte") and is_exact_number(operand) and not negated:
+            if operand % 1:  # which Chroma cuts off where it compares with integers
+                above = operator in ("$gt", "$gte")
+                operator, operand = ("$gte", math.floor(operand)) if above else ("$lte", math.ceil(operand))
+            return {path: {operator: operand}}
+        return None
 
+    def _one_of(self, path: str, operands: list[Any], negated: bool) -> Where | None:
+        if not operands or not all(map(indexed_alike, operands)):
+            return None
+        if negated and any(may_be_json(one) if isinstance(one, str) else one % 1 for one in operands):
+            return None
+        # Chroma takes lists of one type only.
+        kinds: dict[type, list[Any]] = {}
+        for operand in operands:
+            kinds.setdefault(type(operand), []).append(operand)
+        clauses: list[Where] = [{path: {"$nin" if negated else "$in": some}} for some in kinds.values()]
+        if len(clauses) == 1:
+            return clauses[0]
+        return self.all_of(clauses) if negated else self.any_of(clauses)
 
-def _results(space: str, entries: Iterable[tuple[str, float, Any]]) -> list[SearchResult]:
-    return [SearchResult(id_, similarity(space, distance), _version(metadata)) for id_, distance, metadata in entries]
+    def all_of(self, clauses: list[Where]) -> Where:
+        return {"$and": clauses}
 
-
-def _descending(result: SearchResult) -> float:
-    return -result.score
+    def any_of(self, clauses: list[Where]) -> Where:
+        return {"$or": clauses}

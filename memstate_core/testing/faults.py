@@ -98,6 +98,15 @@ class FaultyHook:
                 setattr(self, name, self._wrapped(name, function))
         if (indexes := getattr(hook, "indexes", None)) is not None:
             self.indexes = indexes
+        self.native_filters = getattr(hook, "native_filters", ())
+
+    def for_namespace(self, namespace: str) -> FaultyHook:
+        """The hook for a store of this namespace, with the same faults."""
+        if not hasattr(self.inner, "for_namespace"):
+            return self
+        hook = FaultyHook(self.inner.for_namespace(namespace))
+        hook.faults = self.faults
+        return hook
 
     def _wrapped(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
         if inspect.iscoroutinefunction(function):

@@ -22,6 +22,58 @@ _TEXTS = {
 }
 
 
+# What an index keeps otherwise than JSON has it, and what looks like it.
+_PAYLOADS: list[dict[str, Any]] = [
+    {"rank": 1, "label": "a", "data": {"city": "Rome"}},
+    {"rank": 1.0, "label": "A", "data": {"city": None}},
+    {"rank": 1.5, "label": "", "data": ["a", "b"]},
+    {"rank": "1", "label": "a b", "data": ["a"]},
+    {"rank": True, "label": ["a"], "data": "a"},
+    {"rank": 0, "label": '["a"]', "data": '{"city": "Rome"}'},
+    {"rank": False, "label": {"a": 1}, "data": 1},
+    {"rank": -3, "label": None, "data": [1, "a", None]},
+    {"rank": 2**53, "label": "é", "data": {"city": ["Rome", "Oslo"]}},
+    {"rank": 2**53 + 1, "label": '"; --', "data": []},
+    {"rank": 2**70, "label": str(2**70), "data": [2**70, 1]},
+    {"rank": [1, 2], "label": "\u2028\U0001f9e0", "data": [[1], {"a": 1}]},
+    {"rank": None, "data": {}},
+    {"rank": 1e300, "label": "b", "data": [True]},
+    {},
+]
+_SCALARS: list[Any] = [1, 1.5, 0, True, False, "1", "a", "A", "", "é", '["a"]', 2**53, 2**53 + 1, 2**70, str(2**70), -3]
+_FILTERS: list[dict[str, Any]] = [
+    *({field: value} for field in ("rank", "label", "data") for value in [*_SCALARS, None, ["a"], [], {}]),
+    *({field: {"$ne": value}} for field in ("rank", "label", "data") for value in _SCALARS),
+    *({"data": {"$contains": value}} for value in _SCALARS),
+    *({"rank": {operator: value}} for operator in ("$gt", "$gte", "$lt", "$lte") for value in (0, 1, 1.5, 2**53, "1")),
+    *({"rank": {"$exists": value}} for value in (True, False)),
+    *(
+        {"label": {operator: value}}
+        for operator in ("$in", "$nin")
+        for value in (["a", "é"], ["a", 1], [None, "a"], [])
+    ),
+    *({"rank": {operator: value}} for operator in ("$in", "$nin") for value in ([1, 2.0], [0, True, "1"], [2**70])),
+    {"rank": {"$gte": 0, "$lt": 1.5}},
+    {"data.city": "Rome"},
+    {"payload.data.city": {"$in": ["Rome", "Oslo"]}},
+    {"data.city.0": "Rome"},
+    {"data.0": "a"},
+    {"nowhere": "a"},
+    {"nowhere": {"$ne": "a"}},
+    {"$and": [{"rank": 1}, {"label": "a"}]},
+    {"$or": [{"rank": 0}, {"label": "a"}, {"data": {"$contains": "b"}}]},
+    {"$or": [{"rank": 0}, {"nowhere": "a"}]},
+    {"$not": {"rank": 1, "label": "a"}},
+    {"$not": {"$or": [{"rank": 1}, {"label": {"$ne": "b"}}]}},
+    {"$and": [{"$or": [{"rank": {"$gt": 0}}, {"label": ""}]}, {"$not": {"data": "a"}}]},
+    {"rank": {"$not": {"$gt": 0, "$lt": 2}}},
+    {"label": {"$not": {"$in": ["a", "b"]}}},
+    {"$or": []},
+    {"$and": []},
+    {},
+]
+
+
 def fact(id_: str, text: str | None, version: int = 1, typename: str = "note", session_id: str | None = None) -> Fact:
     """A fact as a hook is given it."""
     payload = {"text": text, "rank": None, "label": None, "data": None}
@@ -299,6 +351,19 @@ class TestMending(_Base):
         await store.reindex()
         assert await scan(hook) == {"full": 1}
 
+    async def test_a_hook_may_be_added_later(self, stores: Stores, make_hook: HookFactory) -> None:
+        first = make_hook.new()
+        store = stores.open([first])
+        await store.commit(Fact("note", {"text": "green tea"}, id="1"))
+        later = make_hook.new({"memo", "note"})
+        store.store.add_hook(later)
+        await store.commit(Fact("memo", {"text": "black tea"}, id="2"))
+        assert await scan(first) == {"1": 1, "2": 1}
+        assert await scan(later) == {"2": 1}
+        assert [len(drift) for drift in await store.verify()] == [0, 1]
+        assert [len(drift) for drift in await store.repair()] == [0, 1]
+        assert await scan(later) == {"1": 1, "2": 1}
+
     async def test_an_index_may_be_filled_afterwards(self, stores: Stores, make_hook: HookFactory) -> None:
         store = stores.open()
         for id_, text in _TEXTS.items():
@@ -351,6 +416,44 @@ class TestSearch(_Base):
                 await tx.commit(Fact("note", {"text": f"far away {number}", "rank": 1}, id=f"far {number}"))
         found = await store.search("green tea", limit=3, filters={"rank": 1})
         assert {one.fact.id for one in found} == {"far 0", "far 1", "far 2"}
+
+    async def test_filters_mean_what_they_mean_to_query(self, store: Face) -> None:
+        async with store.transaction() as tx:
+            for number, payload in enumerate(_PAYLOADS):
+                typename = "memo" if number % 3 == 2 else "note"
+                await tx.commit(Fact(typename, {"text": f"number {number}", **payload}, id=str(number)))
+        for filters in _FILTERS:
+            expected = await store.ids(None, filters)
+            found = await store.search("number 1", limit=100, filters=filters)
+            assert {one.fact.id for one in found} == set(expected), filters
+        for filters in _FILTERS[::5]:
+            found = await store.search("number 1", limit=100, filters=filters)
+            best = await store.search("number 1", limit=2, filters=filters)
+            assert [one.score for one in best] == pytest.approx([one.score for one in found[:2]], abs=1e-6), filters
+
+    async def test_filters_follow_what_changes(self, filled: Face) -> None:
+        async def ids(filters: dict[str, Any]) -> set[str]:
+            return {one.fact.id for one in await filled.search("green tea", limit=10, filters=filters)}
+
+        assert await ids({"label": "hot"}) == set()
+        await filled.update("tea", {"label": "hot", "rank": 50})
+        assert await ids({"label": "hot"}) == await ids({"rank": {"$gte": 50}}) == {"tea"}
+        await filled.update("tea", {"label": ["hot", "sweet"]})
+        assert await ids({"label": "hot"}) == set()
+        assert await ids({"label": {"$contains": "sweet"}}) == {"tea"}
+        await filled.rollback(None, 2)
+        assert await ids({"label": "hot"}) == await ids({"rank": 50}) == set()
+        assert await ids({"rank": 0}) == {"tea"}
+
+    async def test_filters_of_a_schema_that_upgrades(self, make_hook: HookFactory, stores: Stores) -> None:
+        hook = make_hook.new()
+        before = stores.open([hook], models=False)
+        before.store.register_schema("note", Note)
+        await before.commit(Fact("note", {"text": "green tea", "label": "old"}, id="1"))
+        after = stores.open([make_hook.again(hook)], storage=before.storage, models=False)
+        after.store.register_schema("note", Note, migrate=lambda payload: {**payload, "label": "new"}, version=2)
+        assert [one.fact.id for one in await after.search("green tea", filters={"label": "new"})] == ["1"]
+        assert await after.search("green tea", filters={"label": "old"}) == []
 
     async def test_by_session_and_type(self, filled: Face) -> None:
         async def ids(**options: Any) -> set[str]:
@@ -412,6 +515,8 @@ class TestSearch(_Base):
         found = [one.fact.id for one in await store.search(_TEXTS["train"], limit=4)]
         assert set(found[:2]) == {"note train", "memo train"}
         assert len(set(found)) == 4
+        await store.update("note tea", {"label": "x"})
+        assert [one.fact.id for one in await store.search("tea", filters={"label": "x"})] == ["note tea"]
         both = stores.open([make_hook.again(notes, {"note"}), make_hook.new()], storage=store.storage)
         await both.reindex()
         ids = [one.fact.id for one in await both.search(_TEXTS["train"], limit=10)]

@@ -16,7 +16,8 @@ from memstate_core import MemoryStore, StorageError
 from memstate_core.cli.main import main
 from memstate_core.demo import acts, kills
 from memstate_core.facts import Moved
-from memstate_core.hooks.chroma import ChromaBatch, ChromaSyncHook
+from memstate_core.hooks._vector_hook import VectorBatch
+from memstate_core.hooks.chroma import ChromaSyncHook
 from memstate_core.recovery import Recovered, Recovery
 from tests.demo.samples import Write, sample
 
@@ -109,7 +110,7 @@ class TestBrokenPromises:
     ) -> None:
         apply = ChromaSyncHook.apply
 
-        def forgetful(hook: ChromaSyncHook, batch: ChromaBatch) -> None:
+        def forgetful(hook: ChromaSyncHook, batch: VectorBatch) -> None:
             batch.deleted.clear()
             apply(hook, batch)
 
@@ -124,7 +125,7 @@ class TestBrokenPromises:
     ) -> None:
         prepare = ChromaSyncHook.prepare
 
-        def distracted(hook: ChromaSyncHook, changes: Any) -> ChromaBatch:
+        def distracted(hook: ChromaSyncHook, changes: Any) -> VectorBatch:
             batch = prepare(hook, changes)
             batch.texts[:] = ["something else"] * len(batch.texts)
             return batch

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from memstate_core import Change
-from memstate_core.hooks.chroma import ChromaBatch, ChromaSyncHook
+from memstate_core.hooks._vector_hook import VectorBatch
+from memstate_core.hooks.chroma import ChromaSyncHook
 from memstate_core.protocols import Batch, StorageTransaction, Work
 from tests.faults.indexes import FileIndex
 
@@ -152,7 +153,7 @@ class WatchedChroma(ChromaSyncHook):
 
     at: At
 
-    def prepare(self, changes: Sequence[Change]) -> ChromaBatch:
+    def prepare(self, changes: Sequence[Change]) -> VectorBatch:
         self.at("prepare: begins")
         batch = super().prepare(changes)
         self._first_half = changes[: len(changes) // 2]

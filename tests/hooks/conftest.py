@@ -1,20 +1,24 @@
-"""Every flavour of Chroma behind one face: what the tests call is awaited, whether it waits or not."""
+"""Every flavour of Chroma and of Qdrant behind one face: what the tests call is awaited, whether it waits or not."""
 
 from __future__ import annotations
 
 import inspect
+import tempfile
 import uuid
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import chromadb
 import pytest
 from chromadb.config import Settings
+from qdrant_client import AsyncQdrantClient, QdrantClient
 
 from memstate_core.embedding import LexicalEmbedder
 from memstate_core.hooks.chroma import AsyncChromaSyncHook, ChromaSyncHook
-from tests.servers import chroma_server
+from memstate_core.hooks.qdrant import AsyncQdrantSyncHook, QdrantSyncHook
+from tests.servers import chroma_server, qdrant_server
+from tests.servers.processes import memory_directory
 
 
 def settings() -> Settings:
@@ -99,3 +103,57 @@ def ephemeral() -> Chroma:
 async def async_http(chroma_address: tuple[str, int]) -> Chroma:
     host, port = chroma_address
     return Chroma(await chromadb.AsyncHttpClient(host, port, settings=settings()))
+
+
+class Qdrant:
+    """A client, with hooks and a collection under a name that no other test uses."""
+
+    def __init__(self, client: Any) -> None:
+        self.client = client
+        self.name = f"memory-{uuid.uuid4().hex}"
+
+    @property
+    def is_async(self) -> bool:
+        return isinstance(self.client, AsyncQdrantClient)
+
+    @property
+    def asked(self) -> Any:
+        """The client, whose methods are awaited."""
+        return Awaited(self.client)
+
+    def hook(self, **options: Any) -> Any:
+        options = {"collection_name": self.name, "embedding_fn": LexicalEmbedder(64), **options}
+        return Awaited((AsyncQdrantSyncHook if self.is_async else QdrantSyncHook)(self.client, **options))
+
+    async def payloads(self) -> dict[str, dict[str, Any]]:
+        """What the points have beside their vectors, by fact id."""
+        points, _ = await self.asked.scroll(self.name, limit=10_000)
+        return {point.payload["memstate_fact_id"]: point.payload for point in points}
+
+
+@pytest.fixture(scope="session")
+def qdrant_url() -> Iterator[str]:
+    with qdrant_server() as url:
+        yield url
+
+
+@pytest.fixture(params=["memory", "disk", "http", "async memory", "async disk", "async http"])
+async def qdrant(request: pytest.FixtureRequest) -> AsyncIterator[Qdrant]:
+    flavour, place = (AsyncQdrantClient if "async" in request.param else QdrantClient), request.param.split()[-1]
+    with tempfile.TemporaryDirectory(dir=memory_directory()) as directory:
+        if place == "memory":
+            client = flavour(":memory:")
+        elif place == "disk":
+            client = flavour(path=directory)  # of a file for each collection, which syncs every point
+        else:
+            client = flavour(request.getfixturevalue("qdrant_url"))
+        yield Qdrant(client)
+        await Awaited(client).close()
+
+
+@pytest.fixture
+def in_memory() -> Iterator[Qdrant]:
+    """For what does not depend on the client."""
+    client = QdrantClient(":memory:")
+    yield Qdrant(client)
+    client.close()

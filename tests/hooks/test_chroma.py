@@ -23,8 +23,7 @@ from chromadb.api.models.Collection import Collection
 from chromadb.config import Settings
 from chromadb.utils.embedding_functions import ONNXMiniLM_L6_V2, known_embedding_functions
 
-from memstate_core.embedding import LexicalEmbedder
-from memstate_core.errors import HookError
+from memstate_core import HookError, InMemoryStorage, LexicalEmbedder, MemoryStore, NativeFilter
 from memstate_core.facts import UNSET, Change, Fact, SearchResult
 from memstate_core.hooks.chroma import AsyncChromaSyncHook, ChromaSyncHook
 from memstate_core.protocols import PreparingHook, ScanningHook, Scope, SearchingHook
@@ -52,6 +51,12 @@ def drop(*fact_ids: str) -> list[Change]:
 
 def ids(results: Sequence[SearchResult]) -> list[str]:
     return [result.fact_id for result in results]
+
+
+def without_fields(metadata: dict[str, Any]) -> dict[str, Any]:
+    """The metadata without the number that says which of them are fields of the payload."""
+    assert metadata["memstate_fields"] in range(2**32 + 1)
+    return {key: value for key, value in metadata.items() if key != "memstate_fields"}
 
 
 @pytest.fixture
@@ -93,9 +98,10 @@ class TestFollowing:
         )
         entry = await (await chroma.collection()).get(where={"role": "taste"})
         assert (entry["ids"], entry["documents"]) == (["a"], ["tea"])
-        assert entry["metadatas"] == [
+        assert [without_fields(metadata) for metadata in entry["metadatas"]] == [
             {
                 "role": "taste",
+                "memstate_namespace": "default",
                 "memstate_type": "note",
                 "memstate_version": 4,
                 "memstate_long_term": False,
@@ -124,9 +130,14 @@ class TestFollowing:
         await hook.apply([change.inverse for change in changes])
         entry = await (await chroma.collection()).get()
         assert (entry["ids"], entry["documents"]) == (["a"], ["content: tea\nrole: taste"])
-        assert entry["metadatas"] == [
-            {"role": "taste", "memstate_type": "note", "memstate_version": 1, "memstate_long_term": True}
-        ]
+        (metadata,) = entry["metadatas"]
+        assert without_fields(metadata) == {
+            "role": "taste",
+            "memstate_namespace": "default",
+            "memstate_type": "note",
+            "memstate_version": 1,
+            "memstate_long_term": True,
+        }
 
     async def test_nothing_is_visible_before_apply(self, chroma: Chroma) -> None:
         batch = await chroma.hook().prepare(put(fact("a")))
@@ -187,9 +198,14 @@ class TestFollowing:
             await hook.apply(put(fact("a", session_id="s", payload={"role": "x", "mood": "good"}), fact("b")))
             # Nothing but the fact itself says what the entry has: after a crash no one else knows.
             await hook.apply(put(fact("a", version=2, payload={"mood": "bad"})))
-            assert (await (await chroma.collection()).get(ids=["a"]))["metadatas"] == [
-                {"mood": "bad", "memstate_type": "note", "memstate_version": 2, "memstate_long_term": True}
-            ]
+            (metadata,) = (await (await chroma.collection()).get(ids=["a"]))["metadatas"]
+            assert without_fields(metadata) == {
+                "mood": "bad",
+                "memstate_namespace": "default",
+                "memstate_type": "note",
+                "memstate_version": 2,
+                "memstate_long_term": True,
+            }
             await hook.apply(drop("a", "b"))
 
     async def test_odd_data(self, chroma: Chroma) -> None:
@@ -392,11 +408,68 @@ class TestSearching:
         hook = chroma.hook()
         await hook.apply(put(fact("a", "tea")))
         assert await hook.scan() == {"a": 1}
-        assert {result.fact_id: result.version for result in await hook.search("tea", 5)} == {
-            "a": 1,
-            "x": None,
-            "y": None,
-        }
+        assert [(result.fact_id, result.version) for result in await hook.search("tea", 5)] == [("a", 1)]
+
+
+class TestFilters:
+    async def test_chromas_own(self, chroma: Chroma) -> None:
+        hook = chroma.hook(metadata_formatter=lambda payload: {"length": len(payload["content"])})
+        await hook.apply(put(fact("a", "tea"), fact("b", "coffee"), fact("c", "milk", session_id="s")))
+        assert set(ids(await hook.search("tea", 5, Scope(native={"length": {"$gt": 3}})))) == {"b", "c"}
+        assert ids(await hook.search("tea", 5, Scope(native={"length": 3}))) == ["a"]
+        both = Scope(None, "s", {"content": "nothing"}, {"length": {"$gt": 3}})
+        assert ids(await hook.search("tea", 5, both)) == ["c"]
+
+    def test_they_are_passed_through_by_the_store(self, ephemeral: Chroma) -> None:
+        hook = ephemeral.hook(text_field="content", metadata_formatter=lambda payload: {"by": payload["role"]}).target
+        store = MemoryStore(InMemoryStorage(), hooks=[hook], allow_unregistered=True)
+        for number, role in enumerate("xyx"):
+            store.commit(Fact("note", {"content": f"tea {number}", "role": role}, id=str(number)))
+        assert {found.fact.id for found in store.search("tea", filters=NativeFilter({"by": "x"}))} == {"0", "2"}
+        assert store.search("tea", filters={"by": "x"}) == []  # a payload has no such field
+        with pytest.raises(HookError, match=f"hook 'chroma:{ephemeral.name}' takes no filter of type Fact"):
+            store.search("tea", filters=NativeFilter(fact("a")))
+        with pytest.raises(ValueError, match="a filter must be a mapping"):
+            store.search("tea", filters=["by"])  # type: ignore[arg-type]
+
+    async def test_fields_that_a_hook_keeps_since_lately(self, chroma: Chroma) -> None:
+        await chroma.hook(metadata_fields=["role"]).apply(put(fact("a", payload={"role": "x", "mood": "good"})))
+        await chroma.hook().apply(put(fact("b", payload={"role": "x", "mood": "good"})))
+        hook = chroma.hook(metadata_fields=["role", "mood"])
+        await hook.apply(put(fact("c", payload={"role": "x", "mood": "good"}), fact("d", payload={"mood": "bad"})))
+        # What an entry does not say is for the store to find out.
+        assert set(ids(await hook.search("tea", 9, Scope(filters={"mood": "good"})))) == {"a", "b", "c"}
+
+    async def test_fields_that_a_formatter_changes(self, ephemeral: Chroma) -> None:
+        hook = ephemeral.hook(
+            metadata_fields=["role"],
+            metadata_formatter=lambda payload: {"role": "another"} if payload["role"] == "x" else {"other": 1},
+        )
+        await hook.apply(put(*(fact(role, payload={"role": role}) for role in "xyz")))
+        assert set(ids(await hook.search("tea", 9, Scope(filters={"role": "y"})))) == {"x", "y"}
+        assert set(ids(await hook.search("tea", 9, Scope(filters={"role": {"$ne": "y"}})))) == {"x", "z"}
+
+    async def test_a_filter_is_applied_in_chroma(self, chroma: Chroma, calls: Counter[str]) -> None:
+        hook = chroma.hook(metadata_fields=["role"], text_field="content")
+        await hook.apply(put(*(fact(str(number), f"tea {number}", payload={"role": number}) for number in range(50))))
+        calls.clear()
+        assert ids(await hook.search("tea 1", 1, Scope(filters={"role": 49}))) == ["49"]
+        assert calls == {"query": 1}
+
+
+class TestNamespaces:
+    async def test_entries_have_ids_of_their_own(self, ephemeral: Chroma) -> None:
+        default = ephemeral.hook().target
+        tenant = default.for_namespace("tenant")
+        assert default.for_namespace("default") is default
+        default.apply(put(fact("a", "tea")))
+        tenant.apply(put(fact("a", "coffee", version=2)))
+        collection = ephemeral.client.get_collection(ephemeral.name, embedding_function=None)
+        there = collection.get()
+        told = dict(zip(there["ids"], [one["memstate_namespace"] for one in there["metadatas"]], strict=True))
+        assert told == {"a": "default", "tenant\0a": "tenant"}
+        assert (default.scan(), tenant.scan()) == ({"a": 1}, {"a": 2})
+        assert ids(tenant.search("tea", 5)) == ["a"]
 
 
 class TestCollections:
@@ -680,13 +753,13 @@ class TestEmbedding:
     async def test_improper_vectors(self, chroma: Chroma, result: Any, message: str) -> None:
         hook = chroma.hook(embedding_fn=lambda _: result)
         with pytest.raises(HookError, match=message) as caught:
-            await hook.apply(put(fact("a"), fact("b")))
+            await hook.apply(put(fact("a", "tea"), fact("b", "coffee")))
         assert (caught.value.hook, caught.value.operation) == (f"chroma:{chroma.name}", "prepare")
         assert chroma.name not in await chroma.names()
 
     async def test_improper_query_vectors(self, chroma: Chroma) -> None:
         hook = chroma.hook(embedding_fn=lambda texts: [[1.0, 2.0]] * 2)
-        await hook.apply(put(fact("a"), fact("b")))
+        await hook.apply(put(fact("a", "coffee"), fact("b", "milk")))
         with pytest.raises(HookError, match="returned 2 vectors for 1 texts") as caught:
             await hook.search("tea", 1)
         assert caught.value.operation == "search"
@@ -702,7 +775,7 @@ class TestEmbedding:
             await hook.search("tea", 1)
 
     def test_what_cannot_embed_is_refused(self, ephemeral: Chroma) -> None:
-        with pytest.raises(TypeError, match="embedding_fn must be callable or have embed_documents"):
+        with pytest.raises(TypeError, match="embedding_fn must be a callable"):
             ephemeral.hook(embedding_fn="all-MiniLM-L6-v2")
 
 

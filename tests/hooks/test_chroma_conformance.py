@@ -11,6 +11,7 @@ from memstate_core import LexicalEmbedder
 from memstate_core.hooks.chroma import AsyncChromaSyncHook, ChromaSyncHook
 from memstate_core.testing import HookFactory
 from memstate_core.testing.hooks import *  # noqa: F403
+from memstate_core.testing.shared_indexes import *  # noqa: F403
 from tests.hooks.conftest import Chroma
 
 
@@ -21,7 +22,12 @@ def make_hook(chroma: Chroma) -> HookFactory:
 
     def make(name: str, target_types: set[str] | None) -> Any:
         return kind(
-            chroma.client, f"{prefix}-{name}", LexicalEmbedder(64), text_field="text", target_types=target_types
+            chroma.client,
+            f"{prefix}-{name}",
+            LexicalEmbedder(64),
+            text_field="text",
+            target_types=target_types,
+            metadata_fields=["rank", "label", "data", "data.city"],
         )
 
     return HookFactory(make)

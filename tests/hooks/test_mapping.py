@@ -102,7 +102,7 @@ class TestText:
 
         mapping = FactMapping(text_formatter=spoil, metadata_formatter=lambda payload: {"was": spoil(payload)})
         assert mapping.text(given_fact) == "likes tea"
-        assert mapping.metadata(given_fact)["was"] == "likes tea"
+        assert mapping.metadata(given_fact, "default")["was"] == "likes tea"
         assert given_fact.payload == PAYLOAD
 
     @given(
@@ -117,22 +117,24 @@ class TestText:
 
 class TestMetadata:
     def test_ours(self) -> None:
-        assert FactMapping().metadata(fact()) == {
+        assert FactMapping().metadata(fact(), "tenant") == {
+            "memstate_namespace": "tenant",
             "memstate_type": "note",
             "memstate_version": 3,
             "memstate_long_term": True,
+            "memstate_fields": FactMapping().fingerprint,
         }
 
     def test_a_session_is_told_from_long_term_memory_whatever_its_name(self) -> None:
         for session_id in ("", "None", "s"):
-            metadata = FactMapping().metadata(fact(session_id=session_id))
+            metadata = FactMapping().metadata(fact(session_id=session_id), "default")
             assert (metadata["memstate_session_id"], metadata["memstate_long_term"]) == (session_id, False)
 
     def test_fields(self) -> None:
         mapping = FactMapping(
             metadata_fields=["role", "payload.active", "address.city", "address.lines", "address", "nothing", "missing"]
         )
-        metadata = mapping.metadata(fact())
+        metadata = mapping.metadata(fact(), "default")
         assert {key: value for key, value in metadata.items() if not key.startswith("memstate_")} == {
             "role": "preference",
             "active": True,
@@ -142,7 +144,9 @@ class TestMetadata:
         }
 
     def test_a_payloads_own_type_and_version_keep_their_names(self) -> None:
-        metadata = FactMapping(metadata_fields=["type", "version"]).metadata(fact({"type": "tea", "version": "old"}))
+        metadata = FactMapping(metadata_fields=["type", "version"]).metadata(
+            fact({"type": "tea", "version": "old"}), "default"
+        )
         assert (metadata["type"], metadata["version"]) == ("tea", "old")
         assert (metadata["memstate_type"], metadata["memstate_version"]) == ("note", 3)
 
@@ -155,7 +159,9 @@ class TestMetadata:
                 5: {"days": [date(2024, 1, 2)]},
             }
 
-        metadata = FactMapping(metadata_fields=["role", "active"], metadata_formatter=formatted).metadata(fact())
+        metadata = FactMapping(metadata_fields=["role", "active"], metadata_formatter=formatted).metadata(
+            fact(), "default"
+        )
         assert {key: value for key, value in metadata.items() if not key.startswith("memstate_")} == {
             "role": "PREFERENCE",
             "active": True,
@@ -164,7 +170,9 @@ class TestMetadata:
         }
 
     def test_formatter_may_return_none(self) -> None:
-        assert FactMapping(metadata_formatter=lambda _: None).metadata(fact()) == FactMapping().metadata(fact())
+        assert FactMapping(metadata_formatter=lambda _: None).metadata(fact(), "default") == FactMapping().metadata(
+            fact(), "default"
+        )
 
     @pytest.mark.parametrize(
         ("value", "kept"),
@@ -177,10 +185,13 @@ class TestMetadata:
         ],
     )
     def test_integers_beyond_64_bits_become_text(self, value: Any, kept: Any) -> None:
-        assert FactMapping(metadata_fields=["n"]).metadata(fact({"n": value}))["n"] == kept
+        mapping = FactMapping(metadata_fields=["n"])
+        metadata = mapping.metadata(fact({"n": value}), "default")
+        assert metadata["n"] == kept
+        assert metadata["memstate_fields"] == (mapping.fingerprint if kept == value else 0)
 
     def test_lone_surrogates_are_replaced(self) -> None:
-        metadata = FactMapping(metadata_fields=["a", "b"]).metadata(fact({"a": "x\ud800é", "b": ["\udfff"]}))
+        metadata = FactMapping(metadata_fields=["a", "b"]).metadata(fact({"a": "x\ud800é", "b": ["\udfff"]}), "default")
         assert (metadata["a"], metadata["b"]) == ("x?é", '["?"]')
         assert encodable("é😀") == "é😀"
 
@@ -189,7 +200,26 @@ class TestMetadata:
             FactMapping(metadata_fields=["role", "memstate_type"])
         mapping = FactMapping(metadata_formatter=lambda _: {"memstate_version": 9})
         with pytest.raises(ValueError, match="'memstate_version' is reserved"):
-            mapping.metadata(fact())
+            mapping.metadata(fact(), "default")
+
+    def test_the_fields_that_an_entry_has_are_told(self) -> None:
+        plain = FactMapping(metadata_fields=["role", "payload.active"])
+        same = FactMapping(metadata_fields=["active", "role"], metadata_formatter=lambda _: {"other": 1})
+        other = FactMapping(metadata_fields=["role"])
+        changed = FactMapping(metadata_fields=["role"], metadata_formatter=lambda _: {"role": "another"})
+        told = [mapping.metadata(fact(), "default")["memstate_fields"] for mapping in (plain, same, other, changed)]
+        assert told == [plain.fingerprint, plain.fingerprint, other.fingerprint, 0]
+        assert len({*told, FactMapping().fingerprint}) == 4
+
+    def test_lists_of_scalars_are_kept_where_an_index_takes_them(self) -> None:
+        payload = {"tags": ["a", 1, True, 1.5], "none": [], "odd": ["a", None], "large": [2**63], "deep": [["a"]]}
+        mapping = FactMapping(metadata_fields=list(payload), keep_lists=True)
+        metadata = mapping.metadata(fact(payload), "default")
+        assert (metadata["tags"], metadata["none"]) == (["a", 1, True, 1.5], [])
+        assert (metadata["odd"], metadata["large"], metadata["deep"]) == ('["a", null]', f"[{2**63}]", '[["a"]]')
+        assert metadata["memstate_lists"] == ["tags", "none"]
+        assert "memstate_lists" not in mapping.metadata(fact({}), "default")
+        assert FactMapping(metadata_fields=["tags"]).metadata(fact(payload), "default")["tags"] == '["a", 1, true, 1.5]'
 
     def test_the_keys_that_may_be_missing_are_known_unless_a_formatter_chooses_them(self) -> None:
         assert FactMapping(metadata_fields=["role"]).optional_keys == {"role", "memstate_session_id"}
@@ -216,23 +246,26 @@ class TestConditions:
     @pytest.mark.parametrize(
         ("scope", "wanted"),
         [
-            (Scope(), {}),
-            (Scope("note"), {"memstate_type": "note"}),
-            (Scope(None, "s"), {"memstate_session_id": "s"}),
-            (Scope(None, None), {"memstate_long_term": True}),
-            (Scope("note", ""), {"memstate_type": "note", "memstate_session_id": ""}),
-            (Scope("note", UNSET), {"memstate_type": "note"}),
+            (Scope(), ({}, {})),
+            (Scope("note"), ({"memstate_type": "note"}, {})),
+            (Scope(None, "s"), ({}, {"memstate_session_id": "s"})),
+            (Scope(None, None), ({}, {"memstate_long_term": True})),
+            (Scope("note", ""), ({"memstate_type": "note"}, {"memstate_session_id": ""})),
+            (Scope("note", UNSET), ({"memstate_type": "note"}, {})),
         ],
     )
-    def test_scope(self, scope: Scope, wanted: dict[str, Any]) -> None:
-        assert conditions(scope, None) == wanted
-        assert conditions(scope, frozenset({"note", "other"})) == wanted
+    def test_scope(self, scope: Scope, wanted: tuple[dict[str, Any], dict[str, Any]]) -> None:
+        common, rare = wanted
+        common |= {"memstate_namespace": "tenant"}
+        assert conditions(scope, "tenant", None) == (common, rare)
+        assert conditions(scope, "tenant", frozenset({"note", "other"})) == (common, rare)
 
     def test_the_only_type_there_is_is_not_asked_for(self) -> None:
-        assert conditions(Scope("note"), frozenset({"note"})) == {}
-        assert conditions(Scope("other"), frozenset({"note"})) == {"memstate_type": "other"}
+        assert "memstate_type" not in conditions(Scope("note"), "default", frozenset({"note"})).common
+        assert conditions(Scope("other"), "default", frozenset({"note"})).common["memstate_type"] == "other"
 
     @pytest.mark.parametrize("session_id", [None, "", "s", "\ud800"])
     def test_every_fact_fulfils_the_conditions_of_its_own_scope(self, session_id: str | None) -> None:
-        metadata = FactMapping().metadata(fact(session_id=session_id))
-        assert conditions(Scope("note", session_id), None).items() <= metadata.items()
+        metadata = FactMapping().metadata(fact(session_id=session_id), "default")
+        common, rare = conditions(Scope("note", session_id), "default", None)
+        assert (common | rare).items() <= metadata.items()

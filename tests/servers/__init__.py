@@ -7,6 +7,7 @@ from tests.servers.chroma import chroma_server
 from tests.servers.pgbouncer import PgBouncer, pgbouncer
 from tests.servers.postgres import Databases, PostgresServer, postgres_programs, postgres_server, shared_postgres
 from tests.servers.proxy import Fault, Proxy, proxy
+from tests.servers.qdrant import QdrantServer, qdrant_server
 from tests.servers.redis import GivenRedis, RedisServer, redis_binaries, redis_server, shared_redis
 
 __all__ = [
@@ -16,12 +17,14 @@ __all__ = [
     "PgBouncer",
     "PostgresServer",
     "Proxy",
+    "QdrantServer",
     "RedisServer",
     "chroma_server",
     "pgbouncer",
     "postgres_programs",
     "postgres_server",
     "proxy",
+    "qdrant_server",
     "redis_binaries",
     "redis_server",
     "shared_postgres",

@@ -45,11 +45,12 @@ class Place:
     """A directory for one server, and the processes that run there. They end with the Python process at the latest.
 
     :param user: whom the directory and the processes belong to, if not to the current user.
+    :param parent: where to make the directory, if not where temporary ones belong.
     """
 
-    def __init__(self, name: str, *, user: pwd.struct_passwd | None = None) -> None:
+    def __init__(self, name: str, *, user: pwd.struct_passwd | None = None, parent: str | None = None) -> None:
         self.user = user
-        self.directory = Path(tempfile.mkdtemp(prefix=f"memstate-{name}-", dir=_parent(user)))
+        self.directory = Path(tempfile.mkdtemp(prefix=f"memstate-{name}-", dir=parent or _parent(user)))
         if user is not None:
             os.chown(self.directory, user.pw_uid, user.pw_gid)
         self._guard = subprocess.Popen(
@@ -250,6 +251,12 @@ def _parent(user: pwd.struct_passwd | None) -> str:
     if len(directory) <= LONGEST_DIRECTORY and (user is None or _is_open_to_all(Path(directory))):
         return directory
     return "/tmp"
+
+
+def memory_directory() -> str | None:
+    """Where files never wait for a disk, if there is such a place: for what need not survive anything."""
+    directory = "/dev/shm"
+    return directory if os.access(directory, os.W_OK | os.X_OK) else None
 
 
 def _is_open_to_all(directory: Path) -> bool:

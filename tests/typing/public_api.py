@@ -10,6 +10,7 @@ import chromadb
 import redis as vendor_redis
 import sqlalchemy
 from pydantic import BaseModel
+from qdrant_client import AsyncQdrantClient, QdrantClient, models
 
 from memstate import (
     UNSET,
@@ -30,6 +31,7 @@ from memstate import (
     MemoryStoreError,
     MemStateError,
     Moved,
+    NativeFilter,
     Operation,
     PostgresStorage,
     RedisStorage,
@@ -45,6 +47,7 @@ from memstate import (
 )
 from memstate.backends import inmemory, postgres, redis, sqlite
 from memstate.integrations.chroma import AsyncChromaSyncHook, ChromaSyncHook
+from memstate.integrations.qdrant import AsyncQdrantSyncHook, QdrantSyncHook
 
 
 class Note(BaseModel):
@@ -89,6 +92,17 @@ def opening() -> None:
         metadata_fields=["topic"],
     )
     MemoryStore(InMemoryStorage(), hooks=[hook])
+    qdrant_hook = QdrantSyncHook(
+        QdrantClient(":memory:"),
+        "notes",
+        LexicalEmbedder(),
+        target_types={"note"},
+        text_formatter=lambda payload: payload["text"],
+        metadata_formatter=lambda payload: {"topic": payload["topic"]},
+        distance="Dot",
+        embedding_cache=100,
+    )
+    MemoryStore(InMemoryStorage(), hooks=[hook, qdrant_hook])
 
 
 def schemas(store: MemoryStore) -> None:
@@ -150,6 +164,8 @@ def reading(store: MemoryStore) -> None:
     assert_type(store.count("note", filters), int)
     found = store.search("text", limit=3, filters=filters, score_threshold=0.5, session_id="chat", typename="note")
     assert_type(found, list[ScoredFact])
+    store.search("text", filters=models.Filter(must=[]))
+    store.search("text", filters=NativeFilter({"topic": "x"}))
     assert_type(found[0].fact, Fact)
     assert_type(found[0].score, float)
 
@@ -190,7 +206,8 @@ def looking_after(store: MemoryStore) -> None:
 async def awaited() -> None:
     AsyncMemoryStore(AsyncInMemoryStorage(), hooks=[on_change, on_change_later])
     hook = AsyncChromaSyncHook(await chromadb.AsyncHttpClient(), "notes", text_field="text")
-    async with AsyncMemoryStore(AsyncSQLiteStorage("memory.db"), hooks=[hook]) as store:
+    qdrant_hook = AsyncQdrantSyncHook(AsyncQdrantClient(), "notes", LexicalEmbedder(), distance=models.Distance.COSINE)
+    async with AsyncMemoryStore(AsyncSQLiteStorage("memory.db"), hooks=[hook, qdrant_hook]) as store:
         assert_type(store, AsyncMemoryStore)
         store.register_schema("note", Note)
         assert_type(await store.commit_model(Note(text="a"), session_id="chat"), str)

@@ -1,0 +1,409 @@
+"""Qdrant as an index that takes part in transactions: in memory, on disk, and on a server.
+
+What to know about Qdrant (client 1.12 and newer):
+
+- Ids of points are UUIDs or numbers. A point's id is made from namespace and fact id; the payload has the real ones.
+- In memory and on disk (``QdrantClient(":memory:")``, ``QdrantClient(path=…)``) it is Python code without an index, for
+  one process and up to some 20,000 entries. A filter costs many times the search itself there, and nothing guards it
+  against threads, so the hooks of a client take turns.
+- On a server, a payload index on a field answers conditions on it alone: it must be of a kind that has all values that
+  the conditions are about. Numbers are therefore indexed, and asked for, as floats.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import uuid
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from typing import Any, Final, NamedTuple, TypeVar
+from weakref import WeakKeyDictionary
+
+from memstate_core.errors import HookError
+from memstate_core.hooks import _mapping
+from memstate_core.hooks._filters import translated
+
+try:
+    from qdrant_client import AsyncQdrantClient, QdrantClient, models
+    from qdrant_client.local.async_qdrant_local import AsyncQdrantLocal
+    from qdrant_client.local.qdrant_local import QdrantLocal
+
+    from memstate_core.hooks._qdrant_filters import Dialect, between, equal, filter_of, key_of
+    from memstate_core.hooks._vector_hook import (
+        EMBEDDINGS_KEPT,
+        AsyncVectorHook,
+        Found,
+        SyncVectorHook,
+        VectorBatch,
+        VectorHook,
+        Wanted,
+        checked_flavour,
+        slices,
+    )
+    from memstate_core.hooks._vectors import Vector, similarity
+except ImportError as error:
+    raise ImportError('the Qdrant hooks need qdrant-client: pip install "memstate[qdrant]"') from error
+
+T = TypeVar("T")
+
+logger: Final = logging.getLogger("memstate.hooks")
+
+TEXT: Final = "memstate_text"
+FACT_ID: Final = "memstate_fact_id"
+
+_POINT_IDS: Final = uuid.UUID("6f4be9a0-5d0f-4a0e-9a52-1d3c0b9f7c11")
+_SPACES: Final = {
+    models.Distance.COSINE: "cosine",
+    models.Distance.DOT: "ip",
+    models.Distance.EUCLID: "l2",
+    models.Distance.MANHATTAN: "l1",
+}
+
+# What is looked at in what a search finds.
+_SEEN: Final = [FACT_ID, _mapping.VERSION, _mapping.NAMESPACE, _mapping.TYPE]
+
+# So many bytes go into one request, about; a server takes 32 MB unless it is told otherwise.
+_REQUEST_BYTES: Final = 8_000_000
+_NUMBER_BYTES: Final = 20
+_DELETED_AT_ONCE: Final = 10_000
+_PAGE: Final = 1000
+_EMBEDDED_PAGE: Final = 10_000
+
+# The fields that every search may ask for, and those of payloads by their values, with the kinds of their indexes.
+_OURS: Final[Mapping[str, Any]] = {
+    _mapping.NAMESPACE: models.KeywordIndexParams(type=models.KeywordIndexType.KEYWORD, is_tenant=True),
+    _mapping.TYPE: models.PayloadSchemaType.KEYWORD,
+    _mapping.SESSION_ID: models.PayloadSchemaType.KEYWORD,
+    _mapping.LONG_TERM: models.PayloadSchemaType.BOOL,
+    _mapping.FIELDS: models.PayloadSchemaType.FLOAT,
+    _mapping.LISTS: models.PayloadSchemaType.KEYWORD,
+}
+_KINDS: Final[Mapping[type, Any]] = {
+    str: models.PayloadSchemaType.KEYWORD,
+    bool: models.PayloadSchemaType.BOOL,
+    int: models.PayloadSchemaType.FLOAT,
+    float: models.PayloadSchemaType.FLOAT,
+}
+
+# Clients within the process, and whose turn it is with them.
+_turns: Final[WeakKeyDictionary[Any, threading.RLock]] = WeakKeyDictionary()
+_turns_guard: Final = threading.Lock()
+
+
+class _Opened(NamedTuple):
+    size: int
+    space: str
+
+
+class _QdrantHook(VectorHook):
+    """Everything but how to call Qdrant and the embedding function."""
+
+    native_filters = models.Filter
+
+    def __init__(
+        self,
+        client: QdrantClient | AsyncQdrantClient,
+        collection_name: str,
+        embedding_fn: Any,
+        target_types: Iterable[str] | None = None,
+        text_field: str | None = None,
+        text_formatter: _mapping.TextFormatter | None = None,
+        metadata_fields: Iterable[str] | None = None,
+        metadata_formatter: _mapping.MetadataFormatter | None = None,
+        distance: models.Distance | str | None = None,
+        *,
+        embedding_cache: int = EMBEDDINGS_KEPT,
+    ) -> None:
+        self._client: Any = checked_flavour(client, "get_collection", self._asynchronous, "QdrantSyncHook")
+        self.collection_name = collection_name
+        mapping = _mapping.FactMapping(
+            text_field=text_field,
+            text_formatter=text_formatter,
+            metadata_fields=metadata_fields,
+            metadata_formatter=metadata_formatter,
+            keep_lists=True,
+        )
+        embedded = isinstance(getattr(client, "_client", None), QdrantLocal | AsyncQdrantLocal)
+        super().__init__(
+            f"qdrant:{collection_name}",
+            embedding_fn,
+            embedding_cache,
+            target_types,
+            mapping,
+            embedded=embedded,
+            dear_filters=embedded,
+        )
+        self._dialect = Dialect(mapping.fields)
+        self._distance = _checked_distance(distance)
+        self._opened: _Opened | None = None
+        self._indexed: set[str] = set()
+
+    async def _check(self, vector: Vector) -> None:
+        self._check_process()
+        self._check_size(self._opened or await self._look(), vector, "prepare")
+
+    async def _write(self, batch: VectorBatch) -> None:
+        async def write() -> None:
+            opened = await self._open(len(batch.vectors[0]) if batch.vectors else None)
+            if opened is None:
+                return
+            if batch.vectors:
+                self._check_size(opened, batch.vectors[0], "apply")
+                await self._index(self._kinds(batch.metadatas))
+            for operations in _requests(self._operations(batch)):
+                await self._ask(
+                    "batch_update_points",
+                    update_operations=operations,
+                    wait=True,
+                    ordering=models.WriteOrdering.STRONG,
+                )
+
+        await self._on_what_is_there(write)
+
+    def _operations(self, batch: VectorBatch) -> Iterator[models.UpsertOperation | models.DeleteOperation]:
+        points: list[models.PointStruct] = []
+        size = 0
+        for fact_id, text, vector, metadata in zip(batch.ids, batch.texts, batch.vectors, batch.metadatas, strict=True):
+            payload = {FACT_ID: _mapping.encodable(fact_id), TEXT: text, **metadata}
+            added = len(vector) * _NUMBER_BYTES + len(repr(payload))
+            if points and size + added > _REQUEST_BYTES:
+                yield models.UpsertOperation(upsert=models.PointsList(points=points))
+                points, size = [], 0
+            points.append(models.PointStruct(id=self._point_id(fact_id), vector=vector.tolist(), payload=payload))
+            size += added
+        if points:
+            yield models.UpsertOperation(upsert=models.PointsList(points=points))
+        for part in slices(len(batch.deleted), _DELETED_AT_ONCE):
+            ids: list[Any] = [self._point_id(fact_id) for fact_id in batch.deleted[part]]
+            yield models.DeleteOperation(delete=models.PointIdsList(points=ids))
+
+    def _point_id(self, fact_id: str) -> str:
+        return str(uuid.uuid5(_POINT_IDS, _mapping.encodable(f"{self._namespace}\0{fact_id}")))
+
+    async def _nearest(self, vector: Vector, limit: int, wanted: Wanted) -> list[Found]:
+        return await self._query(vector, limit, wanted)
+
+    async def _completed(self, vector: Vector, limit: int, wanted: Wanted, found: list[Found]) -> list[Found]:
+        return found if self._embedded else await self._query(vector, limit, wanted, exact=True)
+
+    async def _query(self, vector: Vector, limit: int, wanted: Wanted, *, exact: bool = False) -> list[Found]:
+        async def query() -> list[Found]:
+            opened = await self._open()
+            if opened is None:
+                return []
+            self._check_size(opened, vector, "search")
+            answer = await self._ask(
+                "query_points",
+                query=vector.tolist(),
+                query_filter=filter_of(wanted),
+                search_params=models.SearchParams(exact=True) if exact else None,
+                limit=limit,
+                with_payload=_SEEN,
+                with_vectors=False,
+            )
+            return [
+                Found(str(point.payload[FACT_ID]), _similarity(opened.space, point.score), point.payload)
+                for point in answer.points
+                if FACT_ID in (point.payload or {})
+            ]
+
+        return await self._on_what_is_there(query)
+
+    async def _scan(self) -> dict[str, int]:
+        ours = models.Filter(must=[equal(_mapping.NAMESPACE, _mapping.encodable(self._namespace))])
+
+        async def scan() -> dict[str, int]:
+            found: dict[str, int] = {}
+            if await self._open() is None:
+                return found
+            offset = None
+            while True:
+                points, offset = await self._ask(
+                    "scroll",
+                    scroll_filter=ours,
+                    limit=_EMBEDDED_PAGE if self._embedded else _PAGE,
+                    offset=offset,
+                    with_payload=_SEEN,
+                    with_vectors=False,
+                )
+                found.update((point.payload[FACT_ID], point.payload[_mapping.VERSION]) for point in points)
+                if offset is None:
+                    return found
+
+        return await self._on_what_is_there(scan)
+
+    async def _space(self) -> str:
+        opened = await self._open()
+        return _SPACES[self._distance or models.Distance.COSINE] if opened is None else opened.space
+
+    def _translated(self, filters: Mapping[str, Any]) -> models.Filter | None:
+        clause = translated(filters, self._dialect)
+        if clause is None:
+            return None
+        # Entries with other fields than these may belong to facts that match all the same.
+        fields = self._mapping.fingerprint
+        others = [between(_mapping.FIELDS, lt=fields), between(_mapping.FIELDS, gt=fields)]
+        return models.Filter(should=[clause, *others])
+
+    # Qdrant
+    async def _open(self, size: int | None = None) -> _Opened | None:
+        """The collection; one that is not there is made when ``size`` says for which vectors, or else None."""
+        self._check_process()
+        if self._opened is None:
+            opened = await self._look() or (None if size is None else await self._made(size))
+            if opened is None:
+                return None
+            await self._index(_OURS)
+            self._opened = opened
+        return self._opened
+
+    async def _look(self) -> _Opened | None:
+        if not await self._ask("collection_exists"):
+            return None
+        info = await self._ask("get_collection")
+        vectors = info.config.params.vectors
+        if not isinstance(vectors, models.VectorParams) or vectors.multivector_config is not None:
+            raise HookError(
+                f"the collection {self.collection_name!r} has named, sparse or multiple vectors; a hook needs one with"
+                " a single vector for each point: pass another collection_name, and it is made",
+                hook=self.name,
+            )
+        if self._distance not in (None, vectors.distance):
+            raise HookError(
+                f"the collection {self.collection_name!r} measures by distance={vectors.distance.value!r}, not by"
+                f" {self._distance.value!r}: leave distance out, or pass another collection_name",
+                hook=self.name,
+            )
+        self._indexed = set(info.payload_schema or ())
+        return _Opened(vectors.size, _SPACES[vectors.distance])
+
+    async def _made(self, size: int) -> _Opened | None:
+        distance = self._distance or models.Distance.COSINE
+        try:
+            await self._ask("create_collection", vectors_config=models.VectorParams(size=size, distance=distance))
+        except Exception:
+            # Somebody else may have made it just now.
+            if (opened := await self._look()) is None:
+                raise
+            return opened
+        self._indexed = set()
+        return _Opened(size, _SPACES[distance])
+
+    async def _index(self, kinds: Mapping[str, Any]) -> None:
+        """Let a server index fields of the payload that searches ask for; without that they are only slower."""
+        if self._embedded:
+            return
+        for key, kind in kinds.items():
+            if key in self._indexed:
+                continue
+            try:
+                await self._ask("create_payload_index", field_name=key, field_schema=kind, wait=True)
+            except Exception as error:
+                logger.warning("hook %r could not index the field %r in Qdrant: %r", self.name, key, error)
+            self._indexed.add(key)
+
+    def _kinds(self, metadatas: Iterable[_mapping.Metadata]) -> dict[str, Any]:
+        """The fields that filters may ask for and that are not indexed yet, with the kind of index for their values."""
+        kinds: dict[str, Any] = {}
+        for metadata in metadatas:
+            for field in self._mapping.fields & metadata.keys():
+                key, value = key_of(field), metadata[field]
+                if isinstance(value, list):
+                    value = value[0] if value else None
+                if key is not None and key not in self._indexed and value is not None:
+                    kinds.setdefault(key, _KINDS[type(value)])
+        return kinds
+
+    async def _ask(self, method: str, **arguments: Any) -> Any:
+        return await self._call(getattr(self._client, method), collection_name=self.collection_name, **arguments)
+
+    async def _on_what_is_there(self, work: Callable[[], Awaitable[T]]) -> T:
+        """What ``work`` returns; when it fails since somebody has deleted or replaced the collection, once more."""
+        before = self._opened
+        try:
+            return await work()
+        except Exception:
+            self._opened = None
+            if before is None or not await self._is_replaced(before):
+                raise
+        return await work()
+
+    async def _is_replaced(self, before: _Opened) -> bool:
+        try:
+            return await self._look() != before
+        except Exception:
+            return False
+
+    def _check_size(self, opened: _Opened | None, vector: Vector, operation: str) -> None:
+        if opened is not None and opened.size != len(vector):
+            raise HookError(
+                f"the collection {self.collection_name!r} has vectors of {opened.size} dimensions, and embedding_fn"
+                f" returned {len(vector)}: pass the embedding function that it was filled with, or another"
+                " collection_name",
+                hook=self.name,
+                operation=operation,
+            )
+
+
+class QdrantSyncHook(SyncVectorHook, _QdrantHook):
+    """Keeps a Qdrant collection in step with the facts, through a ``QdrantClient`` (which stays the caller's).
+
+    ``embedding_fn`` is a callable from a list of texts to a list of vectors, or an object with LangChain's
+    ``embed_documents`` and ``embed_query``. ``embedding_cache`` is how many vectors are remembered, so that a text that
+    was embedded lately is not embedded again. Only facts of ``target_types`` are indexed (None: all), under ids made
+    from theirs. For the other options see :class:`~memstate_core.hooks._mapping.FactMapping`; a fact without text is
+    not in the index.
+
+    The collection is opened on first use, or made for vectors as long as those of ``embedding_fn``, and on a server the
+    fields that searches ask for are indexed. ``distance`` is ``"Cosine"`` (the default), ``"Dot"``, ``"Euclid"`` or
+    ``"Manhattan"``; a collection that is there keeps its own. Stores whose namespaces differ may share a collection;
+    hooks of one store may not. Scores are Qdrant's own by cosine and dot product, ``1 / (1 + distance²)`` by Euclid (as
+    in Chroma's L2 space) and ``1 / (1 + distance)`` by Manhattan. Filters narrow the search in Qdrant by the
+    ``metadata_fields``, which points have under their whole paths (``"address.city"`` is one key, to be quoted in
+    filters of Qdrant's own); those are ``models.Filter``.
+
+    :raises HookError: from every method, when the embedding function returns no proper vectors, or others than the
+        collection has; what embedding functions and Qdrant raise comes as it is.
+    """
+
+    async def _call(self, function: Callable[..., Any], **arguments: Any) -> Any:
+        if not self._embedded:
+            return function(**arguments)
+        with _turn_with(self._client):
+            return function(**arguments)
+
+
+class AsyncQdrantSyncHook(AsyncVectorHook, _QdrantHook):
+    """Same as :class:`QdrantSyncHook`, awaited, through an ``AsyncQdrantClient``.
+
+    ``embedding_fn`` may also be a coroutine function, or have LangChain's ``aembed_documents`` and ``aembed_query``; a
+    plain one runs in a thread.
+    """
+
+
+def _turn_with(client: Any) -> threading.RLock:
+    with _turns_guard:
+        return _turns.setdefault(client, threading.RLock())
+
+
+def _checked_distance(distance: models.Distance | str | None) -> models.Distance | None:
+    if distance is None:
+        return None
+    for known in _SPACES:
+        if str(getattr(distance, "value", distance)).lower() == known.value.lower():
+            return known
+    names = ", ".join(repr(known.value) for known in _SPACES)
+    raise ValueError(f"distance must be one of {names}, not {distance!r}")
+
+
+def _requests(operations: Iterable[T]) -> list[list[T]]:
+    """What to send at once: everything where there is little, so that a transaction is one request."""
+    all_ = list(operations)
+    return [all_] if len(all_) <= 2 else [[one] for one in all_]
+
+
+def _similarity(space: str, score: float) -> float:
+    """Qdrant's score as a similarity; by cosine and dot product it is one."""
+    if space == "l2":
+        return similarity(space, score * score)
+    return similarity(space, score) if space == "l1" else score
