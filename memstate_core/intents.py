@@ -82,11 +82,11 @@ class Workspace:
         if fact_id not in self._latest:
             now = self.now.get(fact_id)
             if now is None or now is self.base.get(fact_id):
-                await self.read_versions((fact_id,))
+                self._latest[fact_id] = (await self.tx.latest_versions((fact_id,))).get(fact_id, 0)
         return self.version_read(fact_id)
 
     def version_read(self, fact_id: str) -> int:
-        """The same for a fact that :meth:`read_versions` has read."""
+        """The same for a fact whose versions have been read."""
         before = self.base.get(fact_id)
         now = self.now.get(fact_id)
         if now is not None and now is not before:
@@ -141,12 +141,12 @@ class Workspace:
 
     def changes(self) -> list[FactChange]:
         """What became of each fact, for those that changed."""
-        base, index = self.base, self.index
-        return [
-            FactChange(before, fact, index.get(id_, ()))
-            for id_, fact in self.now.items()
-            if fact is not (before := base.get(id_))
-        ]
+        changes = []
+        for id_, fact in self.now.items():
+            before = self.base.get(id_)
+            if fact is not before:
+                changes.append(FactChange(before, fact, self.index.get(id_, ())))
+        return changes
 
 
 def matches(fact: StoredFact, selection: Selection) -> bool:
