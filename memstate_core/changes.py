@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import fields
 from datetime import datetime
 from typing import Any, Final, NamedTuple
 
@@ -22,6 +23,8 @@ Images = Mapping[tuple[str, int], StoredFact]
 Decode = Callable[[StoredFact], dict[str, Any]]
 
 _OPERATIONS: Final = {operation.value: operation for operation in Operation}
+# By these a transaction is made in half the time that a frozen dataclass's own __init__ takes.
+_SETTERS: Final = tuple(getattr(Transaction, field.name).__set__ for field in fields(Transaction))
 
 
 class Move(NamedTuple):
@@ -39,21 +42,18 @@ def plan_move(up: Sequence[Entry], down: Sequence[Entry], versions: Mapping[str,
     """
     state = dict(versions)
     conflicts: dict[str, None] = {}
-
-    def step(fact_id: str, expected: int, target: int) -> None:
-        if fact_id in conflicts:
-            return
-        if state.get(fact_id, 0) == expected:
-            state[fact_id] = target
-        else:
-            conflicts[fact_id] = None
-
     for entry in up:
         for fact_id, before, after in entry.changes:
-            step(fact_id, after, before)
+            if state.get(fact_id, 0) == after and fact_id not in conflicts:
+                state[fact_id] = before
+            else:
+                conflicts[fact_id] = None
     for entry in down:
         for fact_id, before, after in entry.changes:
-            step(fact_id, before, after)
+            if state.get(fact_id, 0) == before and fact_id not in conflicts:
+                state[fact_id] = after
+            else:
+                conflicts[fact_id] = None
     targets = {id_: version for id_, version in state.items() if version != versions.get(id_, 0)}
     return Move(targets, tuple(conflicts))
 
@@ -86,29 +86,32 @@ def to_change(change: FactChange, decode: Decode) -> Change:
 
 def to_transaction(entry: Entry, images: Images, decode: Decode) -> Transaction:
     """A journal entry with the facts that it speaks of."""
-
-    def change_of(change: ChangedVersions) -> Change:
-        before = images.get((change.fact_id, change.before))
-        after = images.get((change.fact_id, change.after))
-        return Change(
-            change.fact_id,
-            before.to_fact(decode(before)) if before else None,
-            after.to_fact(decode(after)) if after else None,
-        )
-
-    seq, session_id, parent, head, operation, actor, reason, mark, ts, changes = entry
+    seq, session_id, parent, head, operation, actor, reason, mark, ts, versions = entry
     id_ = transaction_id(seq)
-    assert id_ is not None
-    return Transaction(
-        id=id_,
-        seq=seq,
-        session_id=session_id,
-        operation=_OPERATIONS[operation],
-        actor=actor,
-        reason=reason,
-        mark=mark,
-        ts=datetime.fromisoformat(ts),
-        parent=transaction_id(parent),
-        position=id_ if head == seq else transaction_id(head),
-        changes=LazyChanges(len(changes), lambda: tuple(map(change_of, changes))),
+    values = (
+        id_,
+        seq,
+        session_id,
+        _OPERATIONS[operation],
+        actor,
+        reason,
+        mark,
+        datetime.fromisoformat(ts),
+        transaction_id(parent),
+        id_ if head == seq else transaction_id(head),
+        LazyChanges(len(versions), lambda: tuple([_change_of(one, images, decode) for one in versions])),
+    )
+    transaction = object.__new__(Transaction)
+    for set_field, value in zip(_SETTERS, values, strict=True):
+        set_field(transaction, value)
+    return transaction
+
+
+def _change_of(versions: ChangedVersions, images: Images, decode: Decode) -> Change:
+    fact_id, version_before, version_after = versions
+    before, after = images.get((fact_id, version_before)), images.get((fact_id, version_after))
+    return Change(
+        fact_id,
+        before.to_fact(decode(before)) if before else None,
+        after.to_fact(decode(after)) if after else None,
     )

@@ -150,7 +150,7 @@ class Committer:
                 await self.runtime.sleep(min(pause, deadline - now))
                 pause = min(pause * 2, 0.05)
 
-    async def _plan(self, planner: Planner) -> tuple[Plan, list[Told]]:
+    def _plan(self, planner: Planner) -> Awaitable[tuple[Plan, list[Told]]]:
         """The plan, and the hooks that take part, with what each is told; without any, the plan has been written."""
 
         # With hooks this writes nothing. But what is read here is read and changed again when it is written: a database
@@ -166,7 +166,7 @@ class Committer:
                 await tx.write(plan.batch)
             return plan, told
 
-        return await self.storage.write(self.namespace, work)
+        return self.storage.write(self.namespace, work)
 
     async def _commit_with_hooks(self, plan: Plan, told: Sequence[Told]) -> bool:
         """Steps 1 to 5; False: a hook failed whose place another one has taken, so that it is worth another try."""

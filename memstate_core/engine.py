@@ -50,7 +50,16 @@ from memstate_core.rebuilding import Rebuilding
 from memstate_core.recovery import Recovery
 from memstate_core.reindexing import Reindexing
 from memstate_core.schemas import Constraint, SchemaRegistry
-from memstate_core.values import check_identifier, check_range, check_text, count, count_or_none, seq_of, timestamp
+from memstate_core.values import (
+    check_identifier,
+    check_range,
+    check_text,
+    count,
+    count_or_none,
+    seq_of,
+    timestamp,
+    timestamp_now,
+)
 from memstate_core.verification import Report, Verification
 
 OnConflict = Literal["raise", "keep"]
@@ -263,8 +272,9 @@ class Engine:
                     ids_are_new = ids_are_new and isinstance(intent, Put) and intent.generated
                 line = space.line if isinstance(session_id, Unset) else session_id
                 position = await tx.position(line)
-                if not await self.definitions.refreshed(tx, position):
+                if position.generation == self.definitions.generation:
                     break
+                await self.definitions.read(tx)
             if check is not None:
                 check(space, results)
             changes = space.changes()
@@ -297,7 +307,8 @@ class Engine:
         return result
 
     def _now(self) -> str:
-        return timestamp("the clock's time", self.clock())
+        # The default clock is asked at every commit.
+        return timestamp_now() if self.clock is now_utc else timestamp("the clock's time", self.clock())
 
     def attribution(self, actor: str | None, reason: str | None, mark: str | None) -> tuple[str | None, str | None]:
         if self.context is not None:
