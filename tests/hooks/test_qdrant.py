@@ -23,7 +23,8 @@ from memstate_core import HookError, InMemoryStorage, LexicalEmbedder, MemorySto
 from memstate_core.facts import Fact, SearchResult
 from memstate_core.hooks.qdrant import AsyncQdrantSyncHook, QdrantSyncHook
 from memstate_core.protocols import PreparingHook, ScanningHook, Scope, SearchingHook
-from tests.hooks.test_chroma import LangChainLike, drop, embed_later, fact, ids, put
+from tests.hooks.facts import drop, fact, ids, put
+from tests.hooks.test_chroma import LangChainLike, embed_later
 
 if TYPE_CHECKING:
     from tests.hooks.conftest import Qdrant
@@ -153,7 +154,7 @@ import os, signal, sys
 from qdrant_client import QdrantClient
 from memstate_core.embedding import LexicalEmbedder
 from memstate_core.hooks.qdrant import QdrantSyncHook
-from tests.hooks.test_chroma import fact, put
+from tests.hooks.facts import fact, put
 hook = QdrantSyncHook(QdrantClient(path=sys.argv[1]), "memory", LexicalEmbedder(64))
 hook.apply(put(*(fact(f"f{number}", f"note {number}") for number in range(20))))
 print(*hook.scan(), flush=True)
@@ -227,9 +228,9 @@ class TestSearching:
         assert await hook.scan() == {"a": 1}
         assert ids(await hook.search("tea", 5)) == ["a"]
 
-    async def test_within_the_process_a_common_type_is_found_without_a_filter(
-        self, in_memory: Qdrant, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    @pytest.fixture
+    def asked(self, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+        """The filters of the searches in Qdrant."""
         asked: list[Any] = []
         query_points = QdrantClient.query_points
 
@@ -238,6 +239,41 @@ class TestSearching:
             return query_points(*arguments, **options)
 
         monkeypatch.setattr(QdrantClient, "query_points", query)
+        return asked
+
+    def test_within_the_process_what_common_facts_fulfil_is_no_filter(
+        self, in_memory: Qdrant, asked: list[Any]
+    ) -> None:
+        hook = in_memory.hook(text_field="content", metadata_fields=["role"]).target
+        store = MemoryStore(InMemoryStorage(), hooks=[hook], allow_unregistered=True)
+        with store.transaction() as tx:
+            for number in range(100):
+                payload = {"content": f"tea {number}", "role": "rare" if number == 99 else "xy"[number % 2]}
+                tx.commit(Fact("note", payload, id=str(number)))
+        assert len(store.search("tea 7", filters={"role": "x"})) == 5
+        assert asked == [None]
+        asked.clear()
+        assert [found.fact.id for found in store.search("tea 7", filters={"role": "rare"})] == ["99"]
+        assert [one is None for one in asked] == [True, False]
+
+    def test_a_server_filters_at_once(self, qdrant_url: str, asked: list[Any]) -> None:
+        client = QdrantClient(qdrant_url)
+        hook = QdrantSyncHook(
+            client, uuid.uuid4().hex, LexicalEmbedder(64), text_field="content", metadata_fields=["n"]
+        )
+        store = MemoryStore(InMemoryStorage(), hooks=[hook], allow_unregistered=True)
+        with store.transaction() as tx:
+            for number in range(50):
+                tx.commit(Fact("note", {"content": f"tea {number}", "n": number}, id=str(number)))
+        assert {found.fact.id for found in store.search("tea 7", filters={"n": {"$gte": 30}}, limit=20)} == {
+            str(number) for number in range(30, 50)
+        }
+        assert None not in asked
+        client.close()
+
+    async def test_within_the_process_a_common_type_is_found_without_a_filter(
+        self, in_memory: Qdrant, asked: list[Any]
+    ) -> None:
         hook = in_memory.hook(text_field="content")
         await hook.apply(put(*(fact(str(number), f"tea {number}") for number in range(30)), fact("t", type="task")))
         assert len(await hook.search("tea 7", 5, Scope("note"))) == 5
@@ -430,7 +466,7 @@ from qdrant_client import QdrantClient
 from memstate_core.embedding import LexicalEmbedder
 from memstate_core.errors import HookError
 from memstate_core.hooks.qdrant import QdrantSyncHook
-from tests.hooks.test_chroma import fact, put
+from tests.hooks.facts import fact, put
 hook = QdrantSyncHook(QdrantClient(":memory:"), "memory", LexicalEmbedder(64))
 hook.apply(put(fact("a")))
 if child := os.fork():
