@@ -19,7 +19,7 @@ import pytest
 from pydantic import BaseModel
 from qdrant_client import AsyncQdrantClient, QdrantClient, models
 
-from memstate_core import HookError, InMemoryStorage, LexicalEmbedder, MemoryStore, NativeFilter
+from memstate_core import HookError, InMemoryStorage, LexicalEmbedder, MemoryStore, NativeFilter, SQLiteStorage
 from memstate_core.facts import Fact, SearchResult
 from memstate_core.hooks.qdrant import AsyncQdrantSyncHook, QdrantSyncHook
 from memstate_core.protocols import PreparingHook, ScanningHook, Scope, SearchingHook
@@ -166,6 +166,51 @@ os.kill(os.getpid(), signal.SIGKILL)
         hook = QdrantSyncHook(client, "memory", LexicalEmbedder(64))
         assert hook.scan().keys() == set(killed.stdout.split())
         assert ids(hook.search("note 7", 1)) == ["f7"]
+        client.close()
+
+
+class TestCrashes:
+    @pytest.mark.parametrize("written", ["all", "half"])
+    def test_what_a_process_left_that_was_killed_in_a_commit_is_undone(self, tmp_path: Path, written: str) -> None:
+        code = """
+import os, signal, sys
+from qdrant_client import QdrantClient
+from memstate_core import Fact, LexicalEmbedder, MemoryStore, SQLiteStorage
+from memstate_core.hooks._vector_hook import VectorBatch
+from memstate_core.hooks.qdrant import QdrantSyncHook
+
+class Dying(QdrantSyncHook):
+    def apply(self, batch):
+        if len(batch.ids) > 1 and sys.argv[2] == "half":
+            batch = VectorBatch(batch.ids[:1], batch.texts[:1], batch.vectors[:1], batch.metadatas[:1], [])
+        super().apply(batch)
+        if self.scan().keys() != {"a"} and self.scan() != {"a": 1, "b": 1}:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+client = QdrantClient(path=os.path.join(sys.argv[1], "qdrant"))
+hook = Dying(client, "memory", LexicalEmbedder(64), text_field="content")
+store = MemoryStore(SQLiteStorage(os.path.join(sys.argv[1], "memory.db")), hooks=[hook], allow_unregistered=True)
+store.commit(Fact("note", {"content": "green tea"}, id="a"))
+store.commit(Fact("note", {"content": "black coffee"}, id="b"))
+with store.transaction() as tx:
+    tx.commit(Fact("note", {"content": "never said"}, id="c"))
+    tx.update("a", {"content": "never said either"})
+    tx.delete("b")
+"""
+        killed = subprocess.run(
+            [sys.executable, "-c", code, tmp_path, written], cwd=ROOT, capture_output=True, text=True
+        )
+        assert killed.returncode == -9, killed.stderr
+        client = QdrantClient(path=str(tmp_path / "qdrant"))
+        hook = QdrantSyncHook(client, "memory", LexicalEmbedder(64), text_field="content")
+        assert hook.scan() != {"a": 1, "b": 1}
+        with SQLiteStorage(tmp_path / "memory.db") as storage:
+            store = MemoryStore(storage, hooks=[hook], allow_unregistered=True)
+            found = store.search("never said", limit=9)
+            assert {one.fact.payload["content"] for one in found} == {"green tea", "black coffee"}
+            store.recover()
+            assert [len(drift) for drift in store.verify()] == [0]
+        assert hook.scan() == {"a": 1, "b": 1}
         client.close()
 
 
