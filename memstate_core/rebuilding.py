@@ -8,6 +8,7 @@ what they changed is given again. At last the index is compared with storage, as
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ from memstate_core.progress import Progress, Tally
 from memstate_core.protocols import Batch, Claim, StorageTransaction
 from memstate_core.recovery import Recovery, index_key, is_abandoned
 from memstate_core.verification import Verification
+
+logger = logging.getLogger("memstate.rebuilding")
 
 # So much of the journal is read, and so many facts are given, at a time.
 _CHUNK: Final = 500
@@ -56,8 +59,10 @@ class Rebuilding:
             except BaseException as error:
                 await (recovery.renew(owner, until=0.0) if in_doubt else recovery.let_go(owner, error))
                 raise
+            logger.info("the index of hook %r is about to be put in place", old.name)
             await recovery.runtime.shielded(lambda _: self._take_place(old, new, beside, seq, owner))
             tally.finish()
+            logger.info("the index of hook %r was rebuilt", old.name)
 
     async def _begin(self, name: str, owner: str) -> bool:
         """Claim the index, so that nobody else rebuilds it; whether someone has left it in doubt.

@@ -16,8 +16,9 @@ from memstate_core.facts import StoredFact
 from memstate_core.hooks._adapter import HookAdapter
 from memstate_core.owners import is_alive, is_gone, owning
 from memstate_core.protocols import Batch, Claim, ClaimsLost, Storage, StorageTransaction
+from memstate_core.telemetry import count, step
 
-logger = logging.getLogger("memstate")
+logger = logging.getLogger("memstate.recovery")
 
 _PAUSE: Final = 1.0  # seconds
 
@@ -125,9 +126,16 @@ class Recovery:
                 await self._bring_back_and_let_go(
                     owner, [(self.hooks[name], some) for name, ids in told.items() for some in _chunks(ids)]
                 )
+                if taken:
+                    healed = len(_fact_ids(taken))
+                    count("healed", healed)
+                    logger.info(
+                        "facts healed: %d; hooks %s were told what is committed", healed, ", ".join(map(repr, told))
+                    )
                 return bool(taken)
 
-        return await self.runtime.shielded(heal)
+        with step("recover", namespace=self.namespace):
+            return await self.runtime.shielded(heal)
 
     async def _heal_index(self, claim: Claim) -> None:
         """Finish what a rebuilding left: its index was perhaps in use already, and not caught up with yet."""
@@ -143,7 +151,8 @@ class Recovery:
                     raise
                 await self.drop(owner)
 
-        await self.runtime.shielded(heal)
+        with step("recover", namespace=self.namespace):
+            await self.runtime.shielded(heal)
 
     async def _take_over(self, owner: str, keys: Sequence[str]) -> list[Claim]:
         """Make those claims ours that are abandoned; returns them."""

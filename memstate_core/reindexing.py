@@ -39,7 +39,7 @@ class Reindexing:
                 f"into= is the hook {given.name!r}, which has another index than {old.name!r}; add it to the store as a"
                 " hook of its own, or make it on the same index"
             )
-        new = HookAdapter(into, "deferred" if old.deferred else "commit")
+        new = HookAdapter(into, "deferred" if old.deferred else "commit", self.recovery.namespace)
         new.name = old.name
         await self.rebuilding.rebuild(old, new, progress)
         return await self._count()

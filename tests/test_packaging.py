@@ -19,6 +19,7 @@ VENDORS = (
     "langchain_core",
     "langgraph",
     "numpy",
+    "opentelemetry",
     "psycopg",
     "qdrant_client",
     "redis",
