@@ -52,6 +52,7 @@ class Collection:
             "payload_schema": schema,
             "config": {
                 "params": {"vectors": self.vectors},
+                "wal_config": {"wal_capacity_mb": 32, "wal_segments_ahead": 0},
                 "hnsw_config": {"m": 16, "ef_construct": 100, "full_scan_threshold": 10000},
                 "optimizer_config": {
                     "deleted_threshold": 0.2,
