@@ -83,6 +83,11 @@ class StoreBase:
         return bool(self._engine.deliverer.hooks)
 
     @property
+    def engine(self) -> Engine:
+        """The rules behind the store, for integrations."""
+        return self._use()
+
+    @property
     def namespace(self) -> str:
         return self._engine.namespace
 

@@ -31,6 +31,8 @@ NEEDY = (
     ("memstate.backends.postgres", "sqlalchemy", "postgres"),
     ("memstate.integrations.chroma", "chromadb", "chroma"),
     ("memstate.backends.redis", "redis", "redis"),
+    ("memstate.integrations.langgraph", "langgraph", "langgraph"),
+    ("memstate_langgraph", "langgraph", "langgraph"),
     ("memstate_core.testing", "hypothesis", "dev"),
 )
 
