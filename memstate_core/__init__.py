@@ -40,6 +40,7 @@ from memstate_core.storages.memory import AsyncInMemoryStorage, InMemoryStorage
 from memstate_core.storages.sqlite import AsyncSQLiteStorage, SQLiteStorage
 from memstate_core.store import MemoryStore
 from memstate_core.transaction_block import TransactionBlock
+from memstate_core.views import AsyncMemoryView, MemoryView
 
 if TYPE_CHECKING:  # no part of ``import *``, which would import the vendors
     from memstate_core.storages.postgres import AsyncPostgresStorage as AsyncPostgresStorage
@@ -51,6 +52,7 @@ __all__ = [
     "UNSET",
     "AsyncInMemoryStorage",
     "AsyncMemoryStore",
+    "AsyncMemoryView",
     "AsyncSQLiteStorage",
     "AsyncTransactionBlock",
     "BusyError",
@@ -70,6 +72,7 @@ __all__ = [
     "MemStateError",
     "MemoryStore",
     "MemoryStoreError",
+    "MemoryView",
     "Moved",
     "NotFoundError",
     "Operation",

@@ -31,11 +31,11 @@ class Move(NamedTuple):
     conflicts: tuple[str, ...]
 
 
-def plan_move(up: Sequence[Entry], down: Sequence[Entry], versions: Mapping[str, int]) -> Move:
+def plan_move(up: Sequence[Entry], down: Sequence[Entry], versions: Mapping[str, int], *, anyhow: bool = False) -> Move:
     """Undo ``up`` (newest first), then do ``down`` (oldest first) again, from the current ``versions`` (0: none).
 
     A change is undone only where the fact is still as that change left it, and redone only where it is as it
-    was before; a fact for which that fails stays as it is from there on.
+    was before (``anyhow``: whatever it was); a fact for which that fails stays as it is from there on.
     """
     state = dict(versions)
     conflicts: dict[str, None] = {}
@@ -53,7 +53,7 @@ def plan_move(up: Sequence[Entry], down: Sequence[Entry], versions: Mapping[str,
             step(fact_id, after, before)
     for entry in down:
         for fact_id, before, after in entry.changes:
-            step(fact_id, before, after)
+            step(fact_id, state.get(fact_id, 0) if anyhow else before, after)
     targets = {id_: version for id_, version in state.items() if version != versions.get(id_, 0)}
     return Move(targets, tuple(conflicts))
 

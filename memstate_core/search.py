@@ -10,6 +10,7 @@ from memstate_core.errors import HookError
 from memstate_core.facts import ScoredFact, SearchResult, StoredFact, Unset
 from memstate_core.hooks._adapter import HookAdapter
 from memstate_core.intents import matches
+from memstate_core.past import Past
 from memstate_core.protocols import Scope, Selection, StorageTransaction
 from memstate_core.values import count
 
@@ -25,8 +26,10 @@ async def search(
     score_threshold: float | None,
     session_id: str | None | Unset,
     typename: str | None,
+    *,
+    past: Past | None = None,
 ) -> list[ScoredFact]:
-    """See :meth:`memstate_core.MemoryStore.search`."""
+    """See :meth:`memstate_core.MemoryStore.search`; ``past``: among the facts as they were then."""
     if not isinstance(query, str):
         raise ValueError(f"search takes a text, not {query!r}")
     limit = count("limit", limit)
@@ -44,7 +47,7 @@ async def search(
     await engine.ready()
     if not limit:
         return []
-    ranked = [await _ranked(engine, hook, query, limit, selection, score_threshold) for hook in searching]
+    ranked = [await _ranked(engine, hook, query, limit, selection, score_threshold, past) for hook in searching]
     if len(ranked) == 1:
         return [ScoredFact(fact.to_fact(engine.registry.decode(fact)), score) for fact, score in ranked[0]]
     return _merged(engine, ranked, limit)
@@ -65,7 +68,13 @@ def _merged(engine: Engine, ranked: Sequence[Sequence[tuple[StoredFact, float]]]
 
 
 async def _ranked(
-    engine: Engine, hook: HookAdapter, query: str, limit: int, selection: Selection, score_threshold: float | None
+    engine: Engine,
+    hook: HookAdapter,
+    query: str,
+    limit: int,
+    selection: Selection,
+    score_threshold: float | None,
+    past: Past | None,
 ) -> list[tuple[StoredFact, float]]:
     """The best ``limit`` facts of one index that match, asking for more until there are enough or no more."""
     scope = Scope(selection.typename, selection.session_id)
@@ -82,7 +91,13 @@ async def _ranked(
             tx: StorageTransaction, found: Sequence[SearchResult] = found, claimed: set[str] = claimed
         ) -> tuple[dict[str, StoredFact], set[str]]:
             doubtful = claimed | await _claimed(tx)
-            return await tx.facts([*dict.fromkeys([*(result.fact_id for result in found), *doubtful])]), doubtful
+            facts = await tx.facts([*dict.fromkeys([*(result.fact_id for result in found), *doubtful])])
+            if past is not None:
+                was = await past.overlay(tx)
+                doubtful |= was.keys()
+                facts = {id_: fact for id_, fact in facts.items() if id_ not in was}
+                facts |= {id_: fact for id_, fact in was.items() if fact is not None}
+            return facts, doubtful
 
         facts, doubtful = await engine.storage.read(engine.namespace, read)
         results: dict[str, tuple[StoredFact, float]] = {}
