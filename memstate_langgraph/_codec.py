@@ -56,11 +56,15 @@ class StoredWrite(NamedTuple):
 
 
 class StoredTask(NamedTuple):
-    """What a task wrote, and by which transactions it changed the memory (None: it has not finished)."""
+    """What a task wrote."""
 
     task_id: str
     writes: Sequence[StoredWrite]
-    transactions: Sequence[int] | None
+
+    @property
+    def has_finished(self) -> bool:
+        """Whether it wrote to a channel of the graph, as a task does at its end; errors and interrupts are special."""
+        return any(write.place >= 0 for write in self.writes)
 
     def merged(self, new: Sequence[StoredWrite]) -> StoredTask:
         """With further writes: of two at one place the first wins, but for special channels, where the last does."""
@@ -180,12 +184,11 @@ class Codec:
         ]
 
     def close_task(self, collection: str, key: str, task: StoredTask) -> bytes:
-        transactions = None if task.transactions is None else list(task.transactions)
-        return self.seal.close(collection, key, [task.task_id, [list(one) for one in task.writes], transactions])
+        return self.seal.close(collection, key, [task.task_id, [list(one) for one in task.writes]])
 
     def open_task(self, collection: str, key: str, record: bytes) -> StoredTask:
-        task_id, writes, transactions = self.seal.open(collection, key, record)
-        return StoredTask(task_id, [StoredWrite._make(one) for one in writes], transactions)
+        task_id, writes = self.seal.open(collection, key, record)
+        return StoredTask(task_id, [StoredWrite._make(one) for one in writes])
 
     def pending(self, tasks: Sequence[StoredTask], channels: Container[str] | None = None) -> list[PendingWrite]:
         """The writes of a checkpoint's tasks (to some channels), in the order in which a step applies them."""

@@ -13,6 +13,7 @@ from typing import Final
 from memstate_core.errors import ValidationFailed
 
 THREADS: Final = "langgraph.threads"
+RUNS: Final = "langgraph.runs"
 _LONGEST: Final = 200
 _AFTER_SLASH: Final = "0"  # the character that follows "/"
 
@@ -39,9 +40,14 @@ def lines(thread_id: str) -> str:
     return f"langgraph.lines:{_short(thread_id)}"
 
 
+def finished(thread_id: str) -> str:
+    """Which transactions the finished tasks of the thread's checkpoints made."""
+    return f"langgraph.finished:{_short(thread_id)}"
+
+
 def of_thread(thread_id: str) -> tuple[str, ...]:
     """Every collection of a thread."""
-    return tuple(kind(thread_id) for kind in (checkpoints, channels, writes, positions, lines))
+    return tuple(kind(thread_id) for kind in (checkpoints, channels, writes, positions, lines, finished))
 
 
 def thread(thread_id: str) -> str:

@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
 import ormsgpack
-from langchain_core.messages import BaseMessage
 
 # A piece is a run (start, count) of the base's items, or an item as msgpack bytes.
 Piece = tuple[int, int] | bytes
@@ -48,6 +47,8 @@ class ListRecord(NamedTuple):
 
 def pieces_of(items: Sequence[bytes], base: Sequence[bytes]) -> list[Piece]:
     """How ``items`` are put together from those of ``base`` and new ones."""
+    if base and items[: len(base)] == base:
+        return [(0, len(base)), *items[len(base) :]]
     pieces: list[Piece] = []
     places: dict[bytes, int] | None = None
     start = count = 0
@@ -99,6 +100,10 @@ def items_of(record: ListRecord, base: Sequence[bytes]) -> tuple[bytes, ...]:
     return tuple(items)
 
 
+# The names of the kinds of messages that were met; empty for everything else.
+_names: Final[dict[type, str]] = {}
+
+
 def fingerprint_of(values: Sequence[Any]) -> bytes | None:
     """Bytes that are the same only for values that are stored the same; None: they can only be encoded.
 
@@ -108,11 +113,11 @@ def fingerprint_of(values: Sequence[Any]) -> bytes | None:
     plain: list[Any] = []
     for value in values:
         kind = type(value)
-        if kind.__module__.startswith("langchain_core.messages."):
-            message: BaseMessage = value
-            plain.append([kind.__module__, kind.__qualname__, message.__dict__, message.__pydantic_extra__])
-        else:
-            plain.append(value)
+        name = _names.get(kind)
+        if name is None:
+            is_message = kind.__module__.startswith("langchain_core.messages.")
+            name = _names[kind] = f"{kind.__module__}.{kind.__qualname__}" if is_message else ""
+        plain.append([name, value.__dict__, value.__pydantic_extra__] if name else value)
     try:
         # Without any of the options that encode other objects: two of them could look the same.
         packed = ormsgpack.packb(plain, option=_EXACT)

@@ -55,6 +55,9 @@ async def all_but(
     for key, _ in await tx.scan(keys.positions(thread_id)):
         if key not in visible:
             removals.append(RecordWrite(keys.positions(thread_id), key, None))
+    for key, _ in await tx.scan(keys.finished(thread_id)):
+        if keys.checkpoint_of_task(key) not in visible:
+            removals.append(RecordWrite(keys.finished(thread_id), key, None))
     removals.append(new_generation(thread_id)[1])
     return removals
 

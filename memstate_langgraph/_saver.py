@@ -27,14 +27,16 @@ from memstate_langgraph._places import Place, config_of
 from memstate_langgraph._reading import Reader, thread_id_of
 from memstate_langgraph._removing import all_but, everything
 from memstate_langgraph._writing import Put, new_generation
+from memstate_langgraph.rewind import Rewinder
 
 
 class Saver:
     """Checkpoints in the records of a store."""
 
-    def __init__(self, engine: Engine, cache: Cache) -> None:
+    def __init__(self, engine: Engine, cache: Cache, rewinder: Rewinder) -> None:
         self._engine = engine
         self._cache = cache
+        self.rewinder = rewinder
 
     async def _read(self, work: Callable[[StorageTransaction], Any]) -> Any:
         return await self._engine.storage.read(self._engine.namespace, work, snapshot=True)
@@ -65,8 +67,12 @@ class Saver:
             new_versions,
         )
 
+        await self.rewinder.updating(config, checkpoint, metadata)
+
         async def work(tx: StorageTransaction) -> None:
-            await tx.write(Batch(records=await put.records(tx)))
+            records = await put.records(tx)
+            records += await self.rewinder.stored(tx, config, checkpoint["id"])
+            await tx.write(Batch(records=records))
 
         await self._write(work)
         put.done()
@@ -85,8 +91,11 @@ class Saver:
 
         async def work(tx: StorageTransaction) -> None:
             known = await Reader(tx, codec, place.thread_id).task(place.checkpoint_ns, checkpoint_id, task_id)
-            task = (known or StoredTask(task_id, (), None)).merged(new)
-            await tx.write(Batch(records=[RecordWrite(collection, key, codec.close_task(collection, key, task))]))
+            task = (known or StoredTask(task_id, ())).merged(new)
+            records = [RecordWrite(collection, key, codec.close_task(collection, key, task))]
+            if task.has_finished and not (known is not None and known.has_finished):
+                records += await self.rewinder.finished(tx, config, task_id)
+            await tx.write(Batch(records=records))
 
         await self._write(work)
 
@@ -94,6 +103,7 @@ class Saver:
 
     async def get_tuple(self, codec: Codec, config: RunnableConfig) -> CheckpointTuple | None:
         place = Place(config)
+        await self.rewinder.begins(config)
 
         async def work(tx: StorageTransaction) -> tuple[CheckpointTuple, Reader, bytes | None] | None:
             reader = Reader(tx, codec, place.thread_id)
@@ -103,11 +113,27 @@ class Saver:
             return await reader.checkpoint_tuple(one), reader, await reader.generation()
 
         found = await self._read(work)
-        if found is None:
-            return None
-        answer: CheckpointTuple = found[0]
-        self._remember(place, answer, found[1], found[2])
+        answer: CheckpointTuple | None = None
+        if found is not None:
+            answer = found[0]
+            self._remember(place, found[0], found[1], found[2])
+        await self._loaded(codec, place, config, answer)
         return answer
+
+    async def _loaded(self, codec: Codec, place: Place, config: RunnableConfig, found: CheckpointTuple | None) -> None:
+        """If a run has loaded this to start from it, make the memory what it was there."""
+        if not self.rewinder.is_run(config):
+            return
+
+        async def is_latest(tx: StorageTransaction) -> bool:
+            latest = await Reader(tx, codec, place.thread_id).checkpoint(place.checkpoint_ns, None)
+            return latest is None or (found is not None and latest.checkpoint_id == found.checkpoint["id"])
+
+        await self.rewinder.loaded(
+            config,
+            found,
+            place.checkpoint_id is None or await self._read(is_latest),
+        )
 
     def _remember(self, place: Place, found: CheckpointTuple, reader: Reader, generation: bytes | None) -> None:
         if generation is None:
@@ -224,8 +250,6 @@ class Saver:
             ):
                 for key, record in await tx.scan(collection):
                     content = codec.seal.open(collection, key, record)
-                    if collection == keys.writes(source):
-                        content[2] = None  # the copy has no memory of its own yet
                     records.append(RecordWrite(into, key, codec.seal.close(into, key, content)))
             await tx.write(Batch(records=records))
 

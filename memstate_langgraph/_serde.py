@@ -6,11 +6,13 @@ reads. Here a type that nobody allowed is an error when it is written, before it
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import enum
 import functools
 import sys
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
+from contextvars import ContextVar
 from importlib import import_module
 from typing import Any, Final
 
@@ -94,13 +96,15 @@ class StrictSerializer(JsonPlusSerializer):
     def loads_typed(self, data: tuple[str, bytes]) -> Any:
         if data[0] == "json":
             raise ValidationFailed("state written as LangChain JSON is not read; only msgpack is")
-        return super().loads_typed(data)
+        with _saying_why():
+            return super().loads_typed(data)
 
     # Writing
 
     def _check(self, data: bytes) -> None:
         """See that all types in the data are allowed, without making any of them."""
-        ormsgpack.unpackb(data, ext_hook=self._look, option=ormsgpack.OPT_NON_STR_KEYS)
+        with _saying_why():
+            ormsgpack.unpackb(data, ext_hook=self._look, option=ormsgpack.OPT_NON_STR_KEYS)
 
     def _look(self, code: int, data: bytes) -> Any:
         content = ormsgpack.unpackb(data, ext_hook=self._look, option=ormsgpack.OPT_NON_STR_KEYS)
@@ -120,7 +124,8 @@ class StrictSerializer(JsonPlusSerializer):
         value = content[2]
         try:
             if code in (_PYDANTIC_1, _PYDANTIC_2):
-                return _model(make, value)
+                made = _message(make, value)
+                return _model(make, value) if made is None else made
             if code == _KEYWORDS:
                 return make(**value)
             if code == _ARGUMENTS:
@@ -132,10 +137,8 @@ class StrictSerializer(JsonPlusSerializer):
             if code == _SINGLE_ARGUMENT:
                 return make(value)
         except Exception as error:
-            raise ValidationFailed(f"a stored {content[0]}.{content[1]} cannot be made again: {error}") from error
-        raise ValidationFailed(
-            f"a stored {content[0]}.{content[1]} was written in a way that is not known (code {code})"
-        )
+            raise _refuse(f"a stored {content[0]}.{content[1]} cannot be made again: {error}") from error
+        raise _refuse(f"a stored {content[0]}.{content[1]} was written in a way that is not known (code {code})")
 
     def _constructor(self, module: str, name: str) -> Any:
         known = self._constructors.get((module, name))
@@ -146,16 +149,40 @@ class StrictSerializer(JsonPlusSerializer):
     def _resolve(self, module: str, name: str) -> Any:
         allowed = (module, name) in self.allowed
         if not allowed and (module, name) not in _STANDARD and not _is_vendors_data(module, name):
-            raise ValidationFailed(
+            raise _refuse(
                 f"the graph's state has a {module}.{name}, which is not among the types that may be stored; allow it "
                 f"with allow=[{name}] (or allow=[({module!r}, {name!r})]) where the checkpointer is made"
             )
         try:
             return getattr(import_module(module), name)
         except (ImportError, AttributeError) as error:
-            raise ValidationFailed(
-                f"the type {module}.{name} of the graph's state cannot be imported: {error}"
-            ) from error
+            raise _refuse(f"the type {module}.{name} of the graph's state cannot be imported: {error}") from error
+
+
+# Why the last extension of this context could not be read.
+_refused: Final[ContextVar[ValidationFailed | None]] = ContextVar("memstate_langgraph_refused", default=None)
+
+
+@contextlib.contextmanager
+def _saying_why() -> Iterator[None]:
+    """The decoder drops the error with which an extension is refused, and raises one of its own that says nothing."""
+    token = _refused.set(None)
+    try:
+        yield
+    except ValueError:
+        refusal = _refused.get()
+        if refusal is None:
+            raise
+        raise refusal from None
+    finally:
+        _refused.reset(token)
+
+
+def _refuse(message: str) -> ValidationFailed:
+    error = ValidationFailed(message)
+    if _refused.get() is None:
+        _refused.set(error)
+    return error
 
 
 def _is_vendors_data(module: str, name: str) -> bool:
@@ -175,6 +202,29 @@ def _is_vendors_data(module: str, name: str) -> bool:
             or found.__name__ in ("Interrupt", "Item", "SearchItem", "Send")
         )
     )
+
+
+@functools.lru_cache(256)
+def _message_fields(make: Any) -> frozenset[str]:
+    """The fields of a kind of message of LangChain's that has no others; empty for everything else."""
+    plain = make.__module__.startswith("langchain_core.messages.") and issubclass(make, BaseModel)
+    return frozenset(make.model_fields) if plain and not make.__private_attributes__ else frozenset()
+
+
+def _message(make: Any, fields: dict[str, Any]) -> Any:
+    """A message with the fields that it was stored with, which were valid then: looking again takes most of the time.
+
+    None: it has others than its class has today, and must be made by it.
+    """
+    if fields.keys() != _message_fields(make):
+        return None
+    made = make.__new__(make)
+    put = object.__setattr__
+    put(made, "__dict__", fields)
+    put(made, "__pydantic_fields_set__", set(fields))
+    put(made, "__pydantic_extra__", {})
+    put(made, "__pydantic_private__", None)
+    return made
 
 
 def _model(make: Any, fields: Any) -> Any:
