@@ -34,11 +34,11 @@ class Move(NamedTuple):
     conflicts: tuple[str, ...]
 
 
-def plan_move(up: Sequence[Entry], down: Sequence[Entry], versions: Mapping[str, int]) -> Move:
+def plan_move(up: Sequence[Entry], down: Sequence[Entry], versions: Mapping[str, int], *, anyhow: bool = False) -> Move:
     """Undo ``up`` (newest first), then do ``down`` (oldest first) again, from the current ``versions`` (0: none).
 
     A change is undone only where the fact is still as that change left it, and redone only where it is as it
-    was before; a fact for which that fails stays as it is from there on.
+    was before (``anyhow``: whatever it was); a fact for which that fails stays as it is from there on.
     """
     state = dict(versions)
     conflicts: dict[str, None] = {}
@@ -50,7 +50,7 @@ def plan_move(up: Sequence[Entry], down: Sequence[Entry], versions: Mapping[str,
                 conflicts[fact_id] = None
     for entry in down:
         for fact_id, before, after in entry.changes:
-            if state.get(fact_id, 0) == before and fact_id not in conflicts:
+            if (anyhow or state.get(fact_id, 0) == before) and fact_id not in conflicts:
                 state[fact_id] = after
             else:
                 conflicts[fact_id] = None

@@ -500,6 +500,18 @@ class TestTheRest(_Base):
         assert await raw.ask(lambda tx: tx.scan("c", start="z")) == []
         assert await raw.ask(lambda tx: tx.scan("c", start="b", end="a")) == []
 
+    async def test_records_are_written_in_the_transaction_that_read_them(self, raw: Raw) -> None:
+        async def work(tx: StorageTransaction) -> list[bytes | None]:
+            found = [await tx.record("c", key) for key in ("old", "new", "nothing", "left", "gone")]
+            writes = [RecordWrite("c", key, b"2") for key in ("old", "new", "unread")]
+            await tx.write(Batch(records=[*writes, RecordWrite("c", "gone", None)]))
+            return found
+
+        await raw.write(Batch(records=[RecordWrite("c", key, b"1") for key in ("old", "left", "gone")]))
+        assert await raw.storage.write("n", work) == [b"1", None, None, b"1", b"1"]
+        kept = [tuple(one) for one in await raw.ask(lambda tx: tx.scan("c"))]
+        assert kept == [("left", b"1"), ("new", b"2"), ("old", b"2"), ("unread", b"2")]
+
     async def test_claims(self, raw: Raw) -> None:
         one, two, three = (Claim(f"fact:{n}", owner, n + 0.5, ("h", "é")) for n, owner in enumerate(["x", "x", "y"]))
         await raw.write(Batch(claims=[one, two, three]))
