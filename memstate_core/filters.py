@@ -24,6 +24,7 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from operator import attrgetter
 from typing import Any, Final, NamedTuple
 
 from memstate_core.facts import IndexEntry, StoredFact
@@ -416,7 +417,7 @@ def sort_facts(
     facts: Iterable[StoredFact], order: Sequence[Order], decode: Callable[[StoredFact], dict[str, Any]]
 ) -> list[StoredFact]:
     """Sort as :func:`compile_order` says; without an order, as the facts were made."""
-    ordered = sorted(facts, key=lambda fact: fact.ordinal)
+    ordered = sorted(facts, key=attrgetter("ordinal"))
     for part in reversed(order):
 
         def value_of(fact: StoredFact, part: Order = part) -> Any:

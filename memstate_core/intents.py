@@ -48,6 +48,14 @@ class Workspace:
         twin._places, twin._latest, twin.line = dict(self._places), dict(self._latest), self.line
         return twin
 
+    def know(self, facts: Sequence[StoredFact]) -> list[StoredFact]:
+        """Take selected facts into the workspace."""
+        base, now = self.base, self.now
+        for fact in facts:
+            if fact.id not in now:
+                base[fact.id] = now[fact.id] = fact
+        return [now[fact.id] or fact for fact in facts]
+
     def definition(self, typename: str) -> Definition:
         return self.definitions.get(typename, NO_DEFINITION)
 
@@ -419,20 +427,14 @@ class MigrateFacts:
             schema = space.registry.get(typename)
             if schema is None:
                 raise NotFoundError(f"type {typename!r} is not registered")
-            for fact in await space.select(Selection(decode=space.registry.decode, typename=typename)):
-                if fact.schema_version < schema.definition.schema_version:
-                    await _rewrite(space, _known(space, fact), schema.encode(space.registry.decode(fact)))
-                    rewritten += 1
+            facts = await space.select(Selection(decode=space.registry.decode, typename=typename))
+            old = [fact for fact in facts if fact.schema_version < schema.definition.schema_version]
+            for fact in space.know(old):
+                await _rewrite(space, fact, schema.encode(space.registry.decode(fact)))
+            rewritten += len(old)
         return rewritten
 
 
 async def _session_facts(space: Workspace, session_id: str) -> list[StoredFact]:
     selection = Selection(decode=space.registry.decode, session_id=session_id)
-    return [_known(space, fact) for fact in await space.select(selection)]
-
-
-def _known(space: Workspace, fact: StoredFact) -> StoredFact:
-    """Take a selected fact into the workspace."""
-    if fact.id not in space.now:
-        space.base[fact.id] = space.now[fact.id] = fact
-    return space.now[fact.id] or fact
+    return space.know(await space.select(selection))

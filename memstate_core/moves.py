@@ -228,7 +228,7 @@ async def _move(
         facts = await tx.facts(ids)
         versions = {id_: facts[id_].version for id_ in ids if id_ in facts}
         move = plan_move(route.up, route.down, versions)
-        images = {(fact.id, fact.version): fact for fact in facts.values()}
+        images = {(id_, versions[id_]): fact for id_, fact in facts.items()}
         if past := [image for image in images_of(path) if image not in images]:
             images |= await tx.versions(past)
         coming = {
