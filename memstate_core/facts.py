@@ -273,7 +273,8 @@ class Moved(list[Transaction]):
         self.redone = list(redone)
         self.kept = tuple(kept)
         self.transaction_id = transaction_id
-        super().__init__([*self.undone, *self.redone])
+        self += self.undone
+        self += self.redone
 
 
 @dataclass(frozen=True, slots=True)

@@ -248,7 +248,7 @@ async def move(
         versions = {id_: facts[id_].version for id_ in ids if id_ in facts}
         # What is replayed is done again on other ground than it was done on.
         step = plan_move(route.up, route.down, versions, anyhow=route.head is None)
-        images = {(fact.id, fact.version): fact for fact in facts.values()}
+        images = {(id_, versions[id_]): fact for id_, fact in facts.items()}
         if past := [image for image in images_of(path) if image not in images]:
             images |= await tx.versions(past)
         coming = {
