@@ -250,6 +250,12 @@ class TestSearching:
         vectors = {f"other {number}": list(vector) for number, vector in enumerate(rng.normal(size=(50, 8)))}
         client = QdrantClient(qdrant_url)
         name = uuid.uuid4().hex
+        # A graph as thin as this one leaves most of what stands beside many equal vectors out of reach.
+        client.create_collection(
+            name,
+            models.VectorParams(size=8, distance=models.Distance.COSINE),
+            hnsw_config=models.HnswConfigDiff(m=2, ef_construct=4, full_scan_threshold=10),
+        )
         hook = QdrantSyncHook(
             client,
             name,
@@ -260,6 +266,8 @@ class TestSearching:
         hook.apply(put(*(fact(text, text, type="task", session_id="s") for text in vectors)))
         client.update_collection(name, optimizers_config=models.OptimizersConfigDiff(indexing_threshold=1))
         assert client.get_collection(name).indexed_vectors_count
+        vector = [1.0] * 8
+        assert len(client.query_points(name, query=vector, limit=1550).points) < 1550
         for scope in (Scope("task"), Scope(None, "s"), Scope("task", "s")):
             results = hook.search("same", 50, scope)
             exact = hook.similarity("same", [fact(text, text, type="task") for text in vectors])
