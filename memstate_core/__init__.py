@@ -35,12 +35,14 @@ from memstate_core.facts import (
 )
 from memstate_core.filters import NativeFilter
 from memstate_core.protocols import Hook, Record, Storage
-from memstate_core.recovery import Drift, Recovered
+from memstate_core.recovery import Recovered
 from memstate_core.schemas import Constraint, SchemaRegistry
 from memstate_core.storages.memory import AsyncInMemoryStorage, InMemoryStorage
 from memstate_core.storages.sqlite import AsyncSQLiteStorage, SQLiteStorage
 from memstate_core.store import MemoryStore
 from memstate_core.transaction_block import TransactionBlock
+from memstate_core.verification import Drift, Report
+from memstate_core.views import AsyncMemoryView, MemoryView
 
 if TYPE_CHECKING:  # no part of ``import *``, which would import the vendors
     from memstate_core.storages.postgres import AsyncPostgresStorage as AsyncPostgresStorage
@@ -52,6 +54,7 @@ __all__ = [
     "UNSET",
     "AsyncInMemoryStorage",
     "AsyncMemoryStore",
+    "AsyncMemoryView",
     "AsyncSQLiteStorage",
     "AsyncTransactionBlock",
     "BusyError",
@@ -71,12 +74,14 @@ __all__ = [
     "MemStateError",
     "MemoryStore",
     "MemoryStoreError",
+    "MemoryView",
     "Moved",
     "NativeFilter",
     "NotFoundError",
     "Operation",
     "Record",
     "Recovered",
+    "Report",
     "SQLiteStorage",
     "SchemaRegistry",
     "ScoredFact",

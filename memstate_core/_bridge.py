@@ -12,6 +12,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator
+from itertools import islice
 from typing import Any, Final, NoReturn, Protocol, TypeVar
 
 from memstate_core.errors import HookError
@@ -63,6 +64,10 @@ class Runtime(Protocol):
 
     async def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """Call a hook's function, plain or (in the async flavour) a coroutine function."""
+        ...
+
+    async def take(self, items: Any, count: int) -> list[Any]:
+        """The next ``count`` of what a hook iterates over; in the async flavour that may be an async iterator."""
         ...
 
     async def shielded(self, critical: Critical[T]) -> T:
@@ -146,6 +151,11 @@ class SyncRuntime:
             raise HookError(f"{function!r} is asynchronous; a MemoryStore takes sync hooks: use AsyncMemoryStore")
         return result
 
+    async def take(self, items: Any, count: int) -> list[Any]:
+        if hasattr(items, "__aiter__"):
+            raise HookError(f"{items!r} is asynchronous; a MemoryStore takes sync hooks: use AsyncMemoryStore")
+        return list(islice(items, count))
+
     async def shielded(self, critical: Critical[T]) -> T:
         return await critical(Interruption())
 
@@ -167,6 +177,16 @@ class AsyncRuntime:
         result = await asyncio.to_thread(function, *arguments)
         return await result if inspect.isawaitable(result) else result
 
+    async def take(self, items: Any, count: int) -> list[Any]:
+        if not hasattr(items, "__aiter__"):
+            return await asyncio.to_thread(lambda: list(islice(items, count)))
+        taken: list[Any] = []
+        async for item in items:
+            taken.append(item)
+            if len(taken) == count:
+                break
+        return taken
+
     async def shielded(self, critical: Critical[T]) -> T:
         interruption = Interruption()
         task = asyncio.ensure_future(critical(interruption))
@@ -186,17 +206,32 @@ class AsyncRuntime:
 
     @contextlib.contextmanager
     def keep_alive(self, renew: Renew, interval: float) -> Iterator[None]:
-        async def renew_forever() -> None:
-            while True:
+        ended = renewing = False
+
+        async def renew_until_ended() -> None:
+            nonlocal renewing
+            while not ended:
                 await asyncio.sleep(interval)
+                renewing = True
                 with contextlib.suppress(Exception):
                     await renew()
+                renewing = False
 
-        task = asyncio.create_task(renew_forever())
+        task = asyncio.create_task(renew_until_ended())
         try:
             yield
         finally:
-            task.cancel()
+            ended = True
+            if renewing:
+                # Cancelled in the midst of a statement, a driver would give up its connection, and complain.
+                _last_renewals.add(task)
+                task.add_done_callback(_last_renewals.discard)
+            else:
+                task.cancel()
+
+
+# Nobody else holds on to these tasks, and a loop does so only weakly.
+_last_renewals: Final[set[asyncio.Task[None]]] = set()
 
 
 def _finish(task: asyncio.Future[Any], interruption: BaseException) -> NoReturn:

@@ -27,10 +27,13 @@ from memstate_core.facts import (
 from memstate_core.hooks._adapter import DeliveryMode
 from memstate_core.intents import Selector
 from memstate_core.moves import Target
+from memstate_core.progress import Progress
 from memstate_core.protocols import Record, Storage
-from memstate_core.recovery import Drift, Recovered
+from memstate_core.recovery import Recovered
 from memstate_core.schemas import SchemaRegistry
 from memstate_core.store_base import Filters, Patch, StoreBase
+from memstate_core.verification import Report
+from memstate_core.views import AsyncMemoryView
 
 
 class AsyncMemoryStore(StoreBase):
@@ -272,6 +275,10 @@ class AsyncMemoryStore(StoreBase):
         """Same as :meth:`MemoryStore.search`, awaited."""
         return await search.search(self._use(), query, limit, filters, score_threshold, session_id, typename)
 
+    def at(self, where: Any, session_id: str | None = None) -> AsyncMemoryView:
+        """Same as :meth:`MemoryStore.at`; its view's methods are awaited."""
+        return AsyncMemoryView(self, self.past(where, session_id))
+
     # Records
 
     async def put_record(self, collection: str, key: str, value: bytes) -> None:
@@ -304,17 +311,17 @@ class AsyncMemoryStore(StoreBase):
         """Same as :meth:`MemoryStore.recover`, awaited."""
         return await self._use().recovery.heal_abandoned()
 
-    async def verify(self) -> list[Drift]:
+    async def verify(self, *, progress: Progress | None = None) -> Report:
         """Same as :meth:`MemoryStore.verify`, awaited."""
-        return await self._use().verify()
+        return await self._use().verify(progress)
 
-    async def repair(self) -> list[Drift]:
+    async def repair(self, *, progress: Progress | None = None) -> Report:
         """Same as :meth:`MemoryStore.repair`, awaited."""
-        return await self._use().repair()
+        return await self._use().repair(progress)
 
-    async def reindex(self, hook: str | None = None) -> int:
+    async def reindex(self, hook: str | None = None, *, into: Any = None, progress: Progress | None = None) -> int:
         """Same as :meth:`MemoryStore.reindex`, awaited."""
-        return await self._use().reindex(hook)
+        return await self._use().reindex(hook, into, progress)
 
     # Deferred delivery
 

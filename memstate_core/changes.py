@@ -31,47 +31,48 @@ class Move(NamedTuple):
     conflicts: tuple[str, ...]
 
 
-def plan_move(up: Sequence[Entry], down: Sequence[Entry], versions: Mapping[str, int]) -> Move:
+def plan_move(up: Sequence[Entry], down: Sequence[Entry], versions: Mapping[str, int], *, anyhow: bool = False) -> Move:
     """Undo ``up`` (newest first), then do ``down`` (oldest first) again, from the current ``versions`` (0: none).
 
     A change is undone only where the fact is still as that change left it, and redone only where it is as it
-    was before; a fact for which that fails stays as it is from there on.
+    was before (``anyhow``: whatever it was); a fact for which that fails stays as it is from there on.
     """
     state = dict(versions)
     conflicts: dict[str, None] = {}
-
-    def step(fact_id: str, expected: int, target: int) -> None:
-        if fact_id in conflicts:
-            return
-        if state.get(fact_id, 0) == expected:
-            state[fact_id] = target
-        else:
-            conflicts[fact_id] = None
-
     for entry in up:
         for fact_id, before, after in entry.changes:
-            step(fact_id, after, before)
+            if state.get(fact_id, 0) == after and fact_id not in conflicts:
+                state[fact_id] = before
+            else:
+                conflicts[fact_id] = None
     for entry in down:
         for fact_id, before, after in entry.changes:
-            step(fact_id, before, after)
+            if (anyhow or state.get(fact_id, 0) == before) and fact_id not in conflicts:
+                state[fact_id] = after
+            else:
+                conflicts[fact_id] = None
     targets = {id_: version for id_, version in state.items() if version != versions.get(id_, 0)}
     return Move(targets, tuple(conflicts))
 
 
 def touched(entries: Iterable[Entry]) -> list[str]:
     """The ids of all facts that the entries changed, each once."""
-    return list(dict.fromkeys([fact_id for entry in entries for fact_id, _, _ in entry.changes]))
+    ids: dict[str, None] = {}
+    for entry in entries:
+        for fact_id, _, _ in entry.changes:
+            ids[fact_id] = None
+    return list(ids)
 
 
 def images_of(entries: Iterable[Entry]) -> list[tuple[str, int]]:
     """The (id, version) of every before and after of the entries, each once."""
-    wanted = {
-        (fact_id, version)
-        for entry in entries
-        for fact_id, before, after in entry.changes
-        for version in (before, after)
-        if version
-    }
+    wanted: dict[tuple[str, int], None] = {}
+    for entry in entries:
+        for fact_id, before, after in entry.changes:
+            if before:
+                wanted[fact_id, before] = None
+            if after:
+                wanted[fact_id, after] = None
     return list(wanted)
 
 
@@ -86,29 +87,29 @@ def to_change(change: FactChange, decode: Decode) -> Change:
 
 def to_transaction(entry: Entry, images: Images, decode: Decode) -> Transaction:
     """A journal entry with the facts that it speaks of."""
-
-    def change_of(change: ChangedVersions) -> Change:
-        before = images.get((change.fact_id, change.before))
-        after = images.get((change.fact_id, change.after))
-        return Change(
-            change.fact_id,
-            before.to_fact(decode(before)) if before else None,
-            after.to_fact(decode(after)) if after else None,
-        )
-
-    seq, session_id, parent, head, operation, actor, reason, mark, ts, changes = entry
+    seq, session_id, parent, head, operation, actor, reason, mark, ts, versions = entry
     id_ = transaction_id(seq)
     assert id_ is not None
     return Transaction(
-        id=id_,
-        seq=seq,
-        session_id=session_id,
-        operation=_OPERATIONS[operation],
-        actor=actor,
-        reason=reason,
-        mark=mark,
-        ts=datetime.fromisoformat(ts),
-        parent=transaction_id(parent),
-        position=id_ if head == seq else transaction_id(head),
-        changes=LazyChanges(len(changes), lambda: tuple(map(change_of, changes))),
+        id_,
+        seq,
+        session_id,
+        _OPERATIONS[operation],
+        actor,
+        reason,
+        mark,
+        datetime.fromisoformat(ts),
+        transaction_id(parent),
+        id_ if head == seq else transaction_id(head),
+        LazyChanges(len(versions), lambda: tuple([_change_of(one, images, decode) for one in versions])),
+    )
+
+
+def _change_of(versions: ChangedVersions, images: Images, decode: Decode) -> Change:
+    fact_id, version_before, version_after = versions
+    before, after = images.get((fact_id, version_before)), images.get((fact_id, version_after))
+    return Change(
+        fact_id,
+        before.to_fact(decode(before)) if before else None,
+        after.to_fact(decode(after)) if after else None,
     )

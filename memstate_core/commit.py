@@ -10,6 +10,7 @@ is two-phase commit with the storage as the last resource, as in ``transaction``
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -31,6 +32,9 @@ from memstate_core.protocols import (
     StorageTransaction,
 )
 from memstate_core.recovery import Recovery, busy
+from memstate_core.telemetry import count, is_observed, step
+
+logger = logging.getLogger("memstate.commit")
 
 T = TypeVar("T")
 
@@ -114,13 +118,23 @@ class Committer:
         :raises HookError: a hook failed; everything is as it was, but for ``in_doubt``.
         :raises BusyError: another transaction's claims did not go away in time.
         """
+        if not is_observed():
+            return await self._carry_out(planner)
+        with step("commit", namespace=self.namespace) as observed:
+            plan = await self._carry_out(planner)
+            if plan.batch.entry is not None:
+                observed.set(operation=plan.batch.entry.operation.value, changes=len(plan.changes))
+                count("changes", len(plan.changes), operation=plan.batch.entry.operation.value)
+        return plan
+
+    async def _carry_out(self, planner: Planner) -> Plan:
         deadline = None
         pause = 0.001
         while True:
             try:
                 plan, told = await self._plan(planner)
-                if told:
-                    await self._commit_with_hooks(plan, told)
+                if told and not await self._commit_with_hooks(plan, told):
+                    continue
                 if plan.position.claimed and self.hooks:
                     await self.recovery.heal_in_passing()  # what is claimed may be what a dead process left behind
                 return plan
@@ -136,7 +150,7 @@ class Committer:
                 await self.runtime.sleep(min(pause, deadline - now))
                 pause = min(pause * 2, 0.05)
 
-    async def _plan(self, planner: Planner) -> tuple[Plan, list[Told]]:
+    def _plan(self, planner: Planner) -> Awaitable[tuple[Plan, list[Told]]]:
         """The plan, and the hooks that take part, with what each is told; without any, the plan has been written."""
 
         # With hooks this writes nothing. But what is read here is read and changed again when it is written: a database
@@ -152,9 +166,19 @@ class Committer:
                 await tx.write(plan.batch)
             return plan, told
 
-        return await self.storage.write(self.namespace, work)
+        return self.storage.write(self.namespace, work)
 
-    async def _commit_with_hooks(self, plan: Plan, told: Sequence[Told]) -> None:
+    async def _commit_with_hooks(self, plan: Plan, told: Sequence[Told]) -> bool:
+        """Steps 1 to 5; False: a hook failed whose place another one has taken, so that it is worth another try."""
+        try:
+            await self._tell_and_decide(plan, told)
+        except HookError as error:
+            if error.in_doubt or all([await hook.latest(self.runtime) is hook for hook, _ in told]):
+                raise
+            return False
+        return True
+
+    async def _tell_and_decide(self, plan: Plan, told: Sequence[Told]) -> None:
         batches = [(hook, wanted, await prepare(self.runtime, hook, wanted)) for hook, wanted in told]
 
         async def critical(interruption: Interruption) -> None:
@@ -169,7 +193,8 @@ class Committer:
                     await self._decide(plan, owner)
                 except BaseException as error:
                     if started or not isinstance(error, Held | Stale):  # those two of the claim left nothing behind
-                        await self._compensate(plan, owner, started, error)
+                        with step("undo"):
+                            await self._compensate(plan, owner, started, error)
                     raise
 
         await self.runtime.shielded(critical)
@@ -186,7 +211,8 @@ class Committer:
             await _check_ground(tx, plan)
             await tx.write(Batch(claims=[Claim(key, owner, expires, hooks) for key in keys]))
 
-        await self.storage.write(self.namespace, work)
+        with step("claim", again=(Held, Stale)):
+            await self.storage.write(self.namespace, work)
 
     async def _decide(self, plan: Plan, owner: str) -> None:
         keys = plan.claim_keys()
@@ -208,10 +234,11 @@ class Committer:
             await tx.write(batch)
             return batch
 
-        try:
-            plan.batch = await self.storage.write(self.namespace, work)
-        except ClaimsLost:
-            raise Stale from None
+        with step("decide", again=(Stale,)):
+            try:
+                plan.batch = await self.storage.write(self.namespace, work)
+            except ClaimsLost:
+                raise Stale from None
 
     async def _compensate(self, plan: Plan, owner: str, started: Sequence[Told], error: BaseException) -> None:
         """Give the hooks that were told the committed state again.
@@ -244,12 +271,20 @@ class Committer:
             raise
         if isinstance(error, HookError):
             error.in_doubt = tuple(failed)
+        if failed:
+            count("in_doubt", len(failed))
+            logger.warning(
+                "facts in doubt after a transaction that failed: %d; hooks %s could not be told what is committed",
+                len(failed),
+                ", ".join(repr(hook.name) for hook, _ in started),
+            )
         await self._release(owner, error, healed=not failed)
 
     async def _bring_back(
         self, hook: HookAdapter, changes: Sequence[Change], committed: Mapping[str, StoredFact], error: BaseException
     ) -> list[str]:
         """Undo one hook; the ids of the facts for which that failed."""
+        hook = await hook.latest(self.runtime)
         back = [
             Change(
                 change.fact_id,
@@ -272,7 +307,7 @@ class Committer:
         """Undo one hook on facts that are not ours any more; the ids of the facts for which that failed."""
         ids = [change.fact_id for change in changes]
         try:
-            await self.recovery.mend(hook, ids)
+            await self.recovery.mend(await hook.latest(self.runtime), ids)
         except Exception as cleanup:
             error.add_note(f"hook {hook.name!r} could not be brought back: {cleanup!r}")
             return ids
@@ -331,25 +366,27 @@ async def prepare(runtime: Runtime, hook: HookAdapter, changes: list[Change]) ->
     if hook.prepare is None:
         return changes
     try:
-        return await runtime.call(hook.prepare, changes)
+        with step("prepare", hook=hook.name, changes=len(changes)):
+            return await runtime.call(hook.prepare, changes)
     except Exception as error:
         raise hook_error(hook, "prepare", len(changes), error) from error
 
 
-async def apply(runtime: Runtime, hook: HookAdapter, batch: Any, count: int) -> None:
+async def apply(runtime: Runtime, hook: HookAdapter, batch: Any, changes: int) -> None:
     try:
-        await runtime.call(hook.apply, batch)
+        with step("apply", hook=hook.name, changes=changes):
+            await runtime.call(hook.apply, batch)
     except Exception as error:
-        raise hook_error(hook, "apply", count, error) from error
+        raise hook_error(hook, "apply", changes, error) from error
 
 
-def hook_error(hook: HookAdapter, operation: str, count: int, error: Exception) -> HookError:
+def hook_error(hook: HookAdapter, operation: str, changes: int, error: Exception) -> HookError:
     kind = HookTimeoutError if isinstance(error, TimeoutError | asyncio.TimeoutError) else HookError
     reason = str(error) or type(error).__name__
     if not isinstance(error, HookError):
         reason = f"{type(error).__name__}: {reason}"
     return kind(
-        f"hook {hook.name!r} failed to {operation} {count} change{'' if count == 1 else 's'}, "
+        f"hook {hook.name!r} failed to {operation} {changes} change{'' if changes == 1 else 's'}, "
         f"so the transaction was undone: {reason}",
         hook=hook.name,
         operation=operation,

@@ -12,7 +12,7 @@ import random
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from memstate_core._bridge import Interruption, Runtime
 from memstate_core.changes import Decode, Images
@@ -32,8 +32,9 @@ from memstate_core.protocols import (
     lane_of,
 )
 from memstate_core.recovery import Recovery
+from memstate_core.telemetry import step
 
-logger = logging.getLogger("memstate")
+logger = logging.getLogger("memstate.delivery")
 
 # So many changes are brought to a hook at a time.
 BATCH: Final = 100
@@ -231,8 +232,12 @@ class Deliverer:
         """Bring changes to a hook; returns what it failed with, or what a schema's ``migrate`` did."""
         try:
             changes = [change for group in groups for change in hook.in_a_row(self._changes(group))]
-            batch = await self.runtime.call(hook.prepare, changes) if hook.prepare else changes
-            await self.runtime.call(hook.apply, batch)
+            batch: Any = changes
+            if hook.prepare:
+                with step("prepare", hook=hook.name, changes=len(changes)):
+                    batch = await self.runtime.call(hook.prepare, changes)
+            with step("apply", hook=hook.name, changes=len(changes)):
+                await self.runtime.call(hook.apply, batch)
         except Exception as error:
             return error
         return None

@@ -7,7 +7,7 @@ event loop and no connection.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Literal
 
@@ -34,6 +34,7 @@ from memstate_core.facts import (
 from memstate_core.filters import compile_filter, compile_order
 from memstate_core.hooks._adapter import HookAdapter
 from memstate_core.intents import Intent, Patch, Put, Remove, Workspace
+from memstate_core.progress import Progress
 from memstate_core.protocols import (
     Batch,
     NewEntry,
@@ -45,12 +46,28 @@ from memstate_core.protocols import (
     Storage,
     StorageTransaction,
 )
-from memstate_core.recovery import Drift, Recovery
+from memstate_core.rebuilding import Rebuilding
+from memstate_core.recovery import Recovery
+from memstate_core.reindexing import Reindexing
 from memstate_core.schemas import Constraint, SchemaRegistry
-from memstate_core.values import check_identifier, check_range, check_text, count, count_or_none, seq_of, timestamp
+from memstate_core.values import (
+    check_identifier,
+    check_range,
+    check_text,
+    count,
+    count_or_none,
+    seq_of,
+    timestamp,
+    timestamp_now,
+)
+from memstate_core.verification import Report, Verification
 
 OnConflict = Literal["raise", "keep"]
 ContextProvider = Callable[[], TransactionContext | None]
+# The seq at which a session stood, found in the transaction that reads.
+Locate = Callable[[StorageTransaction], Awaitable[int]]
+# The session and the place that something names; None: it names none.
+Locator = Callable[[Any], tuple[str | None, Locate] | None]
 
 
 def now_utc() -> datetime:
@@ -81,8 +98,14 @@ class Engine:
         self.hooks: list[HookAdapter] = []
         self._told_in_commits: list[HookAdapter] = []
         self.context = context
+        # What integrations take for a place in a session's history, beside transactions, savepoints and marks.
+        self.locators: list[Locator] = []
         self.clock = clock
         self.recovery = Recovery(storage, namespace, runtime, self.registry.decode, lease, claim_timeout)
+        self.verification = Verification(self.recovery)
+        rebuilding = Rebuilding(self.recovery, self.verification, self._replace_hook)
+        self.recovery.catch_up = rebuilding.catch_up
+        self.reindexing = Reindexing(self.recovery, rebuilding)
         self.deliverer = Deliverer(storage, namespace, runtime, self.registry.decode, self.recovery, lease)
         self.committer = Committer(
             storage,
@@ -103,6 +126,13 @@ class Engine:
         self.hooks.append(hook)
         (self.deliverer.hooks if hook.deferred else self._told_in_commits).append(hook)
         self._looked_for_doubt = False
+
+    def _replace_hook(self, old: HookAdapter, new: HookAdapter) -> None:
+        """Let a hook take another one's place. Who uses the old one meanwhile finds that its successor has come."""
+        old.successor = new
+        self.recovery.hooks[old.name] = new
+        for hooks in (self.hooks, self._told_in_commits, self.deliverer.hooks):
+            hooks[:] = [new if hook is old else hook for hook in hooks]
 
     # Schemas
 
@@ -248,8 +278,9 @@ class Engine:
                     ids_are_new = ids_are_new and isinstance(intent, Put) and intent.generated
                 line = space.line if isinstance(session_id, Unset) else session_id
                 position = await tx.position(line)
-                if not await self.definitions.refreshed(tx, position):
+                if position.generation == self.definitions.generation:
                     break
+                await self.definitions.read(tx)
             if check is not None:
                 check(space, results)
             changes = space.changes()
@@ -264,7 +295,11 @@ class Engine:
 
     async def do(self, intent: Intent, operation: Operation, actor: str | None, reason: str | None) -> Any:
         """Carry out one intent; returns what it returned."""
-        plan = await self.carry_out((intent,), operation, actor=actor, reason=reason)
+        line: str | None | Unset = UNSET
+        if isinstance(intent, Patch) or (isinstance(intent, Remove) and isinstance(intent.session_id, Unset)):
+            context = self.context() if self.context else None
+            line = context.session_id if context is not None else UNSET
+        plan = await self.carry_out((intent,), operation, session_id=line, actor=actor, reason=reason)
         return plan.result[0]
 
     async def set_savepoint(self, session_id: str | None, name: str) -> str | None:
@@ -282,7 +317,8 @@ class Engine:
         return result
 
     def _now(self) -> str:
-        return timestamp("the clock's time", self.clock())
+        # The default clock is asked at every commit.
+        return timestamp_now() if self.clock is now_utc else timestamp("the clock's time", self.clock())
 
     def attribution(self, actor: str | None, reason: str | None, mark: str | None) -> tuple[str | None, str | None]:
         if self.context is not None:
@@ -307,7 +343,7 @@ class Engine:
         actor: str | None,
         reason: str | None,
         mark: str | None,
-        head: int,
+        head: int | None,
         redo: int,
     ) -> NewEntry:
         """The journal entry of a move of the head."""
@@ -432,17 +468,19 @@ class Engine:
 
     # Indexes
 
-    async def verify(self) -> list[Drift]:
+    async def verify(self, progress: Progress | None) -> Report:
         await self.ready()
-        return await self.recovery.verify()
+        return await self.verification.verify(progress)
 
-    async def repair(self) -> list[Drift]:
+    async def repair(self, progress: Progress | None) -> Report:
         await self.ready()
-        return await self.recovery.repair()
+        return await self.verification.repair(progress)
 
-    async def reindex(self, hook: str | None) -> int:
+    async def reindex(self, hook: str | None, into: Any, progress: Progress | None) -> int:
         await self.ready()
-        return await self.recovery.reindex(hook)
+        if into is not None:
+            return await self.reindexing.rebuild(hook, into, progress)
+        return await self.reindexing.reindex(hook, progress)
 
     async def deliver(self, limit: int | None) -> int:
         limit = count_or_none("limit", limit)

@@ -96,8 +96,8 @@ class BusyError(ConflictError, TransientError):
 class HookError(MemoryStoreError):
     """A hook failed; the transaction it took part in was undone.
 
-    ``hook`` is its name, ``operation`` one of ``"prepare"``, ``"apply"``, ``"search"``, ``"scan"`` or
-    ``"recover"``, and ``in_doubt`` the ids of the facts whose index entries could not be restored:
+    ``hook`` is its name, ``operation`` one of ``"prepare"``, ``"apply"``, ``"search"``, ``"scan"``,
+    ``"lookup"`` or ``"recover"``, and ``in_doubt`` the ids of the facts whose index entries could not be restored:
     empty when all is as it was. The cause is chained (``__cause__``).
     """
 

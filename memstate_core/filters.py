@@ -25,6 +25,7 @@ import functools
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any, Final, NamedTuple
 
 from memstate_core.facts import IndexEntry, StoredFact
@@ -42,6 +43,7 @@ ABSENT: Final = -1
 Test = Callable[[Any], bool]
 
 _encode: Final = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
+_encode_text: Final = json.encoder.encode_basestring_ascii  # what _encode comes to for a text
 
 
 def kind_of(value: Any) -> int:
@@ -63,7 +65,7 @@ def kind_of(value: Any) -> int:
 
 def canonical(value: Any) -> str:
     """JSON text that is the same for equal values (``1`` and ``1.0``; objects in any order)."""
-    return _encode(value if isinstance(value, str) else _canonical(value))
+    return _encode_text(value) if isinstance(value, str) else _encode(_canonical(value))
 
 
 def _canonical(value: Any) -> Any:
@@ -97,12 +99,6 @@ def split_path(path: str) -> tuple[str, ...]:
     return tuple(path.removeprefix("payload.").split("."))
 
 
-@functools.lru_cache(maxsize=1024)
-def declared_parts(path: str) -> tuple[str, ...]:
-    """The parts of a path of a definition, which begins in the payload whatever its first part is called."""
-    return tuple(path.split("."))
-
-
 def lookup(payload: Any, parts: Sequence[str]) -> Any:
     """The value at a path, or :data:`MISSING`; a number as a part indexes a list."""
     value = payload
@@ -120,24 +116,34 @@ def lookup(payload: Any, parts: Sequence[str]) -> Any:
     return value
 
 
+def declared(payload: Mapping[str, Any], path: str) -> Any:
+    """The value at a path of a definition, which begins in the payload whatever its first part is called."""
+    if "." not in path and type(payload) is dict:
+        return payload.get(path, MISSING)
+    return lookup(payload, path.split("."))
+
+
 def index_key(value: Any) -> tuple[int, str | int | float]:
     """``(kind, key)`` such that equal values have equal keys, and keys order numbers and strings as filters do.
 
     Keys may agree where values do not (long texts, integers beyond 64 bits): an index narrows, it does not decide.
     """
     kind = kind_of(value)
-    if kind == NULL:
+    if kind == STRING:
+        text = value
+    elif kind == NULL:
         return kind, 0
-    if kind == BOOLEAN:
+    elif kind == BOOLEAN:
         return kind, int(value)
-    if kind == NUMBER:
+    elif kind == NUMBER:
         if isinstance(value, int) and not -(2**63) <= value < 2**63:
             try:
                 return kind, float(value)
             except OverflowError:
                 return kind, float("inf") if value > 0 else float("-inf")
         return kind, value
-    text = value if kind == STRING else canonical(value)
+    else:
+        text = canonical(value)
     if len(text) <= INDEXED_LENGTH and "\0" not in text:
         return kind, text
     # Some databases end a text at a NUL and all dislike long keys. What is cut ends in U+0001: that keeps the order,
@@ -149,8 +155,9 @@ def index_entries(payload: Mapping[str, Any], paths: Iterable[str]) -> tuple[Ind
     """The index entries of a payload, one for each declared path; a missing field's is of kind ABSENT."""
     entries = []
     for path in paths:
-        value = lookup(payload, declared_parts(path))
-        entries.append(IndexEntry(path, ABSENT, 0) if value is MISSING else IndexEntry(path, *index_key(value)))
+        value = declared(payload, path)
+        kind, key = (ABSENT, 0) if value is MISSING else index_key(value)
+        entries.append(IndexEntry(path, kind, key))
     return tuple(entries)
 
 
@@ -418,7 +425,7 @@ def sort_facts(
     facts: Iterable[StoredFact], order: Sequence[Order], decode: Callable[[StoredFact], dict[str, Any]]
 ) -> list[StoredFact]:
     """Sort as :func:`compile_order` says; without an order, as the facts were made."""
-    ordered = sorted(facts, key=lambda fact: fact.ordinal)
+    ordered = sorted(facts, key=attrgetter("ordinal"))
     for part in reversed(order):
 
         def value_of(fact: StoredFact, part: Order = part) -> Any:

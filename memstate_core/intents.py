@@ -48,6 +48,14 @@ class Workspace:
         twin._places, twin._latest, twin.line = dict(self._places), dict(self._latest), self.line
         return twin
 
+    def know(self, facts: Sequence[StoredFact]) -> list[StoredFact]:
+        """Take selected facts into the workspace."""
+        base, now = self.base, self.now
+        for fact in facts:
+            if fact.id not in now:
+                base[fact.id] = now[fact.id] = fact
+        return [now[fact.id] or fact for fact in facts]
+
     def definition(self, typename: str) -> Definition:
         return self.definitions.get(typename, NO_DEFINITION)
 
@@ -82,11 +90,11 @@ class Workspace:
         if fact_id not in self._latest:
             now = self.now.get(fact_id)
             if now is None or now is self.base.get(fact_id):
-                await self.read_versions((fact_id,))
+                self._latest[fact_id] = (await self.tx.latest_versions((fact_id,))).get(fact_id, 0)
         return self.version_read(fact_id)
 
     def version_read(self, fact_id: str) -> int:
-        """The same for a fact that :meth:`read_versions` has read."""
+        """The same for a fact whose versions have been read."""
         before = self.base.get(fact_id)
         now = self.now.get(fact_id)
         if now is not None and now is not before:
@@ -141,18 +149,19 @@ class Workspace:
 
     def changes(self) -> list[FactChange]:
         """What became of each fact, for those that changed."""
-        base, index = self.base, self.index
-        return [
-            FactChange(before, fact, index.get(id_, ()))
-            for id_, fact in self.now.items()
-            if fact is not (before := base.get(id_))
-        ]
+        changes = []
+        for id_, fact in self.now.items():
+            before = self.base.get(id_)
+            if fact is not before:
+                changes.append(FactChange(before, fact, self.index.get(id_, ())))
+        return changes
 
 
 def matches(fact: StoredFact, selection: Selection) -> bool:
     """Whether a fact fulfils a selection's conditions (its limit and order aside)."""
     return (
         (selection.typename is None or fact.type == selection.typename)
+        and (selection.after is None or fact.ordinal > selection.after)
         and (selection.session_id is UNSET or fact.session_id == selection.session_id)
         and (selection.predicate is None or selection.predicate(selection.decode(fact)))
     )
@@ -167,6 +176,7 @@ def _replace(selection: Selection, *, limit: int | None, offset: int) -> Selecti
         order=selection.order,
         limit=limit,
         offset=offset,
+        after=selection.after,
         indexed=selection.indexed,
         as_stored=selection.as_stored,
     )
@@ -419,20 +429,14 @@ class MigrateFacts:
             schema = space.registry.get(typename)
             if schema is None:
                 raise NotFoundError(f"type {typename!r} is not registered")
-            for fact in await space.select(Selection(decode=space.registry.decode, typename=typename)):
-                if fact.schema_version < schema.definition.schema_version:
-                    await _rewrite(space, _known(space, fact), schema.encode(space.registry.decode(fact)))
-                    rewritten += 1
+            facts = await space.select(Selection(decode=space.registry.decode, typename=typename))
+            old = [fact for fact in facts if fact.schema_version < schema.definition.schema_version]
+            for fact in space.know(old):
+                await _rewrite(space, fact, schema.encode(space.registry.decode(fact)))
+            rewritten += len(old)
         return rewritten
 
 
 async def _session_facts(space: Workspace, session_id: str) -> list[StoredFact]:
     selection = Selection(decode=space.registry.decode, session_id=session_id)
-    return [_known(space, fact) for fact in await space.select(selection)]
-
-
-def _known(space: Workspace, fact: StoredFact) -> StoredFact:
-    """Take a selected fact into the workspace."""
-    if fact.id not in space.now:
-        space.base[fact.id] = space.now[fact.id] = fact
-    return space.now[fact.id] or fact
+    return space.know(await space.select(selection))

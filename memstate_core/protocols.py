@@ -45,9 +45,10 @@ class Selection:
     """Which facts to read: all conditions hold, ``session_id`` :data:`UNSET` means any session.
 
     ``decode`` gives a fact's payload as its schema reads it now; ``predicate`` and ``order`` are
-    applied to that. Without an order, facts come in the order of their ordinals. ``indexed`` are the paths that are
-    declared for ``typename``, so that ranges on them may be answered by an index. ``as_stored`` says that ``decode``
-    changes nothing about a payload, so that an index on payloads themselves may narrow.
+    applied to that. Without an order, facts come in the order of their ordinals; ``after`` leaves out those up to an
+    ordinal, such as the last one of the page before. ``indexed`` are the paths that are declared for ``typename``, so
+    that ranges on them may be answered by an index. ``as_stored`` says that ``decode`` changes nothing about a
+    payload, so that an index on payloads themselves may narrow.
     """
 
     decode: Decode
@@ -57,6 +58,7 @@ class Selection:
     order: tuple[Order, ...] = ()
     limit: int | None = None
     offset: int = 0
+    after: int | None = None
     indexed: tuple[str, ...] = ()
     as_stored: bool = False
 
@@ -82,8 +84,9 @@ class NewEntry(NamedTuple):
 class Claim(NamedTuple):
     """A row, unique per ``key``, by which one transaction with hooks owns a fact between its storage transactions.
 
-    ``key`` is ``"fact:<id>"``, ``"key:<singleton>"`` or ``"session:<id>"``; ``owner`` names the transaction and its
-    process, ``expires`` is Unix time in seconds, ``hooks`` the names of the hooks that may have been told.
+    ``key`` is ``"fact:<id>"``, ``"key:<singleton>"``, ``"session:<id>"`` or, by who rebuilds it, ``"index:<hook>"``;
+    ``owner`` names the transaction and its process, ``expires`` is Unix time in seconds, ``hooks`` the names of the
+    hooks that may have been told.
     """
 
     key: str
@@ -372,7 +375,7 @@ class Hook(Protocol):
 
     Only :meth:`apply` is needed. A hook may also have ``name`` (by which facts in doubt are
     matched to it after a crash; default: its class or function name), ``target_types`` (it is told of no other),
-    :meth:`prepare`, :meth:`search` and :meth:`scan`. All may be coroutine functions in an
+    :meth:`prepare`, :meth:`search`, :meth:`scan` and :meth:`lookup`. All may be coroutine functions in an
     :class:`~memstate_core.AsyncMemoryStore`. A hook whose index several tenants may share has ``for_namespace(name)``,
     which returns the hook that the store of that namespace uses. One that takes filters in the index's own language has
     ``native_filters``, the type of those, and one to whose index filters cost many times a search is ``dear_filters``.
@@ -400,7 +403,47 @@ class SearchingHook(Protocol):
 @runtime_checkable
 class ScanningHook(Protocol):
     def scan(self) -> Any:
-        """``{fact id: version}`` of everything in the index (or an awaitable of it)."""
+        """Everything in the index: ``{fact id: version}``, or an iterable of such pairs (or an awaitable of either).
+
+        An iterable, in an :class:`~memstate_core.AsyncMemoryStore` perhaps an async one, need not hold all of it at
+        once. What is written meanwhile may be in it or not.
+        """
+        ...
+
+
+@runtime_checkable
+class RebuildableHook(Protocol):
+    """What :meth:`~memstate_core.MemoryStore.reindex` needs to rebuild an index beside the one in use."""
+
+    def beside(self) -> Any:
+        """A hook like this one (or an awaitable of it) on a new index, which takes the place of one left unfinished.
+
+        It must fail, and not make the index anew, when another one has taken its index's place.
+        """
+        ...
+
+    def swap(self, beside: Any) -> Any:
+        """Put the index of a hook that :meth:`beside` returned in the place of the index in use, which goes (or an
+        awaitable of it).
+
+        Afterwards this hook is on the new index. The hooks of other stores and processes that were on the old one must
+        be so too when they are used next, or fail.
+
+        What fails or dies half-way leaves one of the two in use, for those who come to it anew. A hook that may leave
+        the other one behind, for those who know it, has ``settle()``, which goes to the one in use and removes the
+        other.
+        """
+        ...
+
+
+@runtime_checkable
+class LookupHook(Protocol):
+    def lookup(self, ids: Sequence[str]) -> Any:
+        """``{fact id: version}`` of what the index has of ``ids`` (or an awaitable of it).
+
+        Without it, :meth:`~memstate_core.MemoryStore.verify` keeps the ids of the whole index in memory, and scans it
+        once more when something differs.
+        """
         ...
 
 
@@ -417,9 +460,11 @@ __all__ = [
     "Hook",
     "Lane",
     "LaneState",
+    "LookupHook",
     "NewEntry",
     "Position",
     "PreparingHook",
+    "RebuildableHook",
     "Record",
     "RecordWrite",
     "Savepoint",

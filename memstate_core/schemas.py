@@ -14,8 +14,10 @@ from pydantic_core import from_json, to_json
 
 from memstate_core.errors import NotFoundError, ValidationFailed
 from memstate_core.facts import IndexEntry, StoredFact
-from memstate_core.filters import MISSING, canonical, declared_parts, index_entries, lookup, split_path
+from memstate_core.filters import MISSING, canonical, declared, index_entries, split_path
+from memstate_core.plain_models import field_types, has_types
 from memstate_core.values import (
+    MAX_DIGITS,
     check_identifier,
     json_of,
     may_hide_non_finite,
@@ -97,7 +99,7 @@ def place_of(definition: Definition, typename: str, payload: Mapping[str, Any], 
         return None
     values = []
     for path in definition.singleton:
-        value = lookup(payload, declared_parts(path))
+        value = declared(payload, path)
         if value is MISSING or value is None:
             return None
         values.append(canonical(value))
@@ -121,7 +123,7 @@ def describe(
 class Schema:
     """One registration, with what follows from it."""
 
-    __slots__ = ("_computed", "_dump_json", "_validate_json", "definition", "migrate", "model", "typename")
+    __slots__ = ("_computed", "_dump_json", "_plain", "_validate_json", "definition", "migrate", "model", "typename")
 
     def __init__(self, typename: str, model: type[BaseModel], definition: Definition, migrate: Migrate | None) -> None:
         self.typename = typename
@@ -132,6 +134,7 @@ class Schema:
         self._validate_json = model.__pydantic_validator__.validate_json
         self._dump_json = model.__pydantic_serializer__.to_json
         # A computed field is dumped but is no input; a model that forbids extra fields would refuse its own dump.
+        self._plain = field_types(model)
         self._computed = frozenset(_computed_names(model))
 
     def encode(self, payload: Mapping[str, Any]) -> str:
@@ -148,6 +151,13 @@ class Schema:
     def encode_model(self, instance: BaseModel) -> str:
         """The same for an instance, which may have been changed or made without validation."""
         given = self._dumped(instance)
+        if (
+            self._plain is not None
+            and type(instance) is self.model
+            and len(given) < MAX_DIGITS  # so that no number in it is too long to be read back
+            and has_types(instance, self._plain)
+        ):
+            return given
         return self._text(self._instance(given, instance), given)
 
     def load(self, payload: Mapping[str, Any]) -> BaseModel:

@@ -26,11 +26,14 @@ from memstate_core.facts import (
 from memstate_core.hooks._adapter import DeliveryMode
 from memstate_core.intents import Selector
 from memstate_core.moves import Target
+from memstate_core.progress import Progress
 from memstate_core.protocols import Record, Storage
-from memstate_core.recovery import Drift, Recovered
+from memstate_core.recovery import Recovered
 from memstate_core.schemas import SchemaRegistry
 from memstate_core.store_base import Filters, Patch, StoreBase
 from memstate_core.transaction_block import TransactionBlock
+from memstate_core.verification import Report
+from memstate_core.views import MemoryView
 
 
 class MemoryStore(StoreBase):
@@ -363,6 +366,17 @@ class MemoryStore(StoreBase):
         """
         return run(search.search(self._use(), query, limit, filters, score_threshold, session_id, typename))
 
+    def at(self, where: Any, session_id: str | None = None) -> MemoryView:
+        """The facts as they were when a session stood elsewhere: a view with ``get``, ``query``, ``count``, ``search``.
+
+        :param where: a transaction or its id, a savepoint or a mark (None: before the session's first transaction), or
+            what an integration adds, such as the config of a LangGraph checkpoint, which names its session itself.
+        :raises NotFoundError: by the view's methods; the session has no such place.
+
+        What other sessions have changed since is as it is now.
+        """
+        return MemoryView(self, self.past(where, session_id))
+
     # Records
 
     def put_record(self, collection: str, key: str, value: bytes) -> None:
@@ -398,17 +412,37 @@ class MemoryStore(StoreBase):
         """
         return run(self._use().recovery.heal_abandoned())
 
-    def verify(self) -> list[Drift]:
-        """How each index differs from storage; an empty :class:`Drift` is falsy."""
-        return run(self._use().verify())
+    def verify(self, *, progress: Progress | None = None) -> Report:
+        """How each index differs from storage: a list with a :class:`Drift` for each, falsy where nothing differs.
 
-    def repair(self) -> list[Drift]:
-        """Mend what :meth:`verify` finds; returns it."""
-        return run(self._use().repair())
+        Others may write meanwhile; what they are changing is no drift. Reads in batches. The facts of what seems to
+        differ are claimed for a moment to look at it again, so their writers may have to wait that long.
 
-    def reindex(self, hook: str | None = None) -> int:
-        """Give a hook (by name; None: all) every fact anew; returns how many facts there are."""
-        return run(self._use().reindex(hook))
+        :param progress: called with a hook's name, how much is done, and how much there is in all.
+        :raises HookError: a hook failed to list its index.
+        """
+        return run(self._use().verify(progress))
+
+    def repair(self, *, progress: Progress | None = None) -> Report:
+        """Mend what :meth:`verify` finds, in batches and beside other writers; returns what that was.
+
+        :raises HookError: a hook failed; the facts that it was being told are in doubt. Call it again to go on.
+        :raises BusyError: another transaction held one of the facts for too long.
+        """
+        return run(self._use().repair(progress))
+
+    def reindex(self, hook: str | None = None, *, into: Any = None, progress: Progress | None = None) -> int:
+        """Give a hook (by name; None: all) every fact anew; returns how many facts there are.
+
+        For a hook that has just been added to the store, or whose entries are to be made otherwise than before.
+        Otherwise like :meth:`repair`.
+
+        :param into: rebuild the index beside the one in use, as this hook makes it (one with another embedding model,
+            say, on the same index), and put it in that one's place, and this hook in the other's. Until then the old
+            index answers, and when this fails it stays in use. Others may write all the time.
+        :raises BusyError: or the index is being rebuilt by someone else.
+        """
+        return run(self._use().reindex(hook, into, progress))
 
     # Deferred delivery
 

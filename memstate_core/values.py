@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
+import time
 from collections import deque
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
@@ -213,6 +215,17 @@ def timestamp(name: str, moment: datetime | str) -> str:
     if not isinstance(moment, datetime) or moment.tzinfo is None:
         raise ValidationFailed(f"{name} must be an aware datetime, such as datetime.now(UTC), not {moment!r}")
     return moment.astimezone(UTC).isoformat("T", "microseconds")
+
+
+def timestamp_now() -> str:
+    """:func:`timestamp` of the system's time, in a third of the time: the text of a second is made once."""
+    seconds, microseconds = divmod(time.time_ns() // 1000, 1_000_000)
+    return f"{_to_the_second(seconds)}.{microseconds:06}+00:00"
+
+
+@functools.lru_cache(maxsize=2)
+def _to_the_second(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, UTC).replace(tzinfo=None).isoformat("T", "seconds")
 
 
 def seq_of(transaction: str | int | Transaction) -> int:

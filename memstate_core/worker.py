@@ -14,7 +14,7 @@ from memstate_core.engine import Engine
 from memstate_core.errors import HookError, TransientError
 from memstate_core.store import MemoryStore
 
-logger = logging.getLogger("memstate")
+logger = logging.getLogger("memstate.worker")
 
 POLL: Final = 0.5  # seconds
 _LONGEST_PAUSE: Final = 30.0

@@ -19,11 +19,13 @@ VENDORS = (
     "langchain_core",
     "langgraph",
     "numpy",
+    "opentelemetry",
     "psycopg",
     "qdrant_client",
     "redis",
     "rich",
     "sqlalchemy",
+    "typer",
 )
 # Modules that need a vendor, the vendor, and the extra that brings it.
 NEEDY = (
@@ -32,6 +34,8 @@ NEEDY = (
     ("memstate.integrations.chroma", "chromadb", "chroma"),
     ("memstate.integrations.qdrant", "qdrant_client", "qdrant"),
     ("memstate.backends.redis", "redis", "redis"),
+    ("memstate.integrations.langgraph", "langgraph", "langgraph"),
+    ("memstate_langgraph", "langgraph", "langgraph"),
     ("memstate_core.testing", "hypothesis", "dev"),
 )
 

@@ -2,71 +2,77 @@
 
 from __future__ import annotations
 
-import argparse
+import functools
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Annotated, Final, NamedTuple
 
+import typer
+
+from memstate_core.cli import options
 from memstate_core.cli.errors import UsageError
 from memstate_core.demo.conversation import INCLUDED, ConversationError, load
 
 _EXTRA: Final = {"chromadb", "numpy", "rich"}
 
-_DESCRIPTION: Final = """\
-A long conversation is remembered, session by session, as typed facts in SQLite with their vectors in Chroma.
-Questions about it are answered by search. Then the agent gets something wrong, and it is rolled back; processes are
-killed in the middle of a commit, and what they leave behind is recovered. Everything is compared with what it was, the
-exit code is 1 if anything differs. Nothing needs a network.
-"""
+
+class _Settings(NamedTuple):
+    conversation: Path
+    sample: str | None
+    directory: Path | None
+    questions: int
+    seed: int
+    quiet: bool
 
 
-def add_to(commands: Any) -> None:
-    demo = commands.add_parser(
-        "demo",
-        help="see a conversation remembered, got wrong, undone, and recovered after kill -9",
-        description=_DESCRIPTION,
+def add_to(app: typer.Typer) -> None:
+    app.command("demo", short_help="See a conversation remembered, got wrong, undone, and recovered after kill -9.")(
+        demo
     )
-    demo.add_argument(
-        "--conversation",
-        type=Path,
-        metavar="FILE",
-        default=INCLUDED,
-        help="a conversation in LoCoMo's format (default: a small one that comes with MemState)",
-    )
-    demo.add_argument(
-        "--sample",
-        metavar="ID",
-        help="which conversation of the file: its sample_id, or its position from 1 (default: the first)",
-    )
-    demo.add_argument(
-        "--directory",
-        type=Path,
-        metavar="DIR",
-        help="keep the database and the index here; it must be empty or not exist (default: a temporary one)",
-    )
-    demo.add_argument(
-        "--questions", type=_count, metavar="N", default=5, help="how many questions to show (default: %(default)s)"
-    )
-    demo.add_argument(
-        "--seed", type=int, metavar="N", default=1, help="which facts the agent gets wrong (default: %(default)s)"
-    )
-    demo.add_argument("--quiet", action="store_true", help="print the verdict, and checks that fail")
-    demo.set_defaults(run=run)
 
 
-def _count(text: str) -> int:
-    number = int(text) if text.isascii() and text.isdigit() and len(text) < 10 else -1
-    if number < 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0")
-    return number
+def demo(
+    conversation: Annotated[
+        Path,
+        typer.Option(
+            metavar="FILE",
+            help="A conversation in LoCoMo's format (default: a small one that comes with MemState).",
+            show_default=False,
+        ),
+    ] = INCLUDED,
+    sample: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ID",
+            help="Which conversation of the file: its sample_id, or its position from 1 (default: the first).",
+        ),
+    ] = None,
+    directory: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Keep the database and the index here; it must be empty or not exist (default: a temporary one).",
+        ),
+    ] = None,
+    questions: Annotated[int, typer.Option(parser=options.count, metavar="N", help="How many questions to show.")] = 5,
+    seed: Annotated[int, typer.Option(parser=options.whole, metavar="N", help="Which facts the agent gets wrong.")] = 1,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print the verdict, and checks that fail.")] = False,
+) -> Callable[[], bool]:
+    """A long conversation is remembered, session by session, as typed facts in SQLite with their vectors in Chroma.
+
+    Questions about it are answered by search. Then the agent gets something wrong, and it is rolled back; processes are
+    killed in the middle of a commit, and what they leave behind is recovered. Everything is compared with what it was,
+    the exit code is 1 if anything differs. Nothing needs a network.
+    """
+    return functools.partial(run, _Settings(conversation, sample, directory, questions, seed, quiet))
 
 
-def run(arguments: argparse.Namespace) -> bool:
+def run(settings: _Settings) -> bool:
     """Play it; whether all its checks passed."""
     try:
-        conversation = load(arguments.conversation, arguments.sample)
+        conversation = load(settings.conversation, settings.sample)
     except ConversationError as error:
         raise UsageError(str(error)) from error
     try:
@@ -75,14 +81,14 @@ def run(arguments: argparse.Namespace) -> bool:
         if (error.name or "").partition(".")[0] not in _EXTRA:
             raise
         raise UsageError(f'{error.name} is not installed; the demo needs it: pip install "memstate[demo]"') from error
-    with _directory(arguments.directory) as directory:
+    with _directory(settings.directory) as directory:
         return play(
             conversation,
             directory,
-            questions=arguments.questions,
-            seed=arguments.seed,
-            quiet=arguments.quiet,
-            kept=arguments.directory is not None,
+            questions=settings.questions,
+            seed=settings.seed,
+            quiet=settings.quiet,
+            kept=settings.directory is not None,
         )
 
 

@@ -1,15 +1,13 @@
-"""The command ``memstate``: its parts, its exit codes, and how it complains."""
+"""The command ``memstate``: its exit codes, and how it complains."""
 
 from __future__ import annotations
 
-import argparse
+import contextlib
 import os
 import sys
 from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
 from typing import Final
 
-from memstate_core.cli import demo, worker
 from memstate_core.cli.errors import UsageError
 from memstate_core.errors import MemoryStoreError
 
@@ -21,48 +19,43 @@ NOBODY_READS: Final = 141  # and for SIGPIPE
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit code: 0, 1 when it failed, 2 when it was misused."""
+    """Run the command; returns its exit code: 0, 1 when it failed or found a fault, 2 when it was misused."""
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="replace")
-    command = ""
     try:
-        parser = _parser()
-        arguments = parser.parse_args(argv)
-        if arguments.command is None:
-            parser.print_help(sys.stderr)
+        from memstate_core.cli import app
+    except ImportError as error:
+        if (error.name or "").partition(".")[0] != "typer":
+            raise
+        return _complain(
+            "memstate", 'typer is not installed; the command needs it: pip install "memstate[cli]"', MISUSED
+        )
+    name = "memstate"
+    try:
+        arguments = sys.argv[1:] if argv is None else list(argv)
+        if not arguments:
+            with contextlib.redirect_stdout(sys.stderr):
+                app.parse(["--help"])
             return MISUSED
-        command = f" {arguments.command}"
-        return OK if arguments.run(arguments) else FAILED
-    except SystemExit as end:  # argparse's way of saying that all has been said
-        return end.code if isinstance(end.code, int) else MISUSED
+        parsed = app.parse(arguments)
+        if isinstance(parsed, app.Complaint):
+            return _complain(parsed.command, parsed.message, MISUSED)
+        if parsed is None:  # all has been said
+            return OK
+        name = parsed.name
+        return OK if parsed.run() else FAILED
     except UsageError as error:
-        return _complain(command, error, MISUSED)
+        return _complain(name, error, MISUSED)
     except BrokenPipeError:
         # Python would complain once more when it flushes at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return NOBODY_READS
     except KeyboardInterrupt:
-        return _complain(command, "interrupted", INTERRUPTED)
+        return _complain(name, "interrupted", INTERRUPTED)
     except (MemoryStoreError, OSError) as error:
-        return _complain(command, f"{type(error).__name__}: {error}", FAILED)
+        return _complain(name, f"{type(error).__name__}: {error}", FAILED)
 
 
 def _complain(command: str, what: object, code: int) -> int:
-    print(f"memstate{command}: {what}", file=sys.stderr)
+    print(f"{command}: {what}", file=sys.stderr)
     return code
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="memstate", description="Transactional memory for AI agents.")
-    parser.add_argument("--version", action="version", version=f"memstate {_version()}")
-    commands = parser.add_subparsers(dest="command", title="commands", metavar="COMMAND")
-    demo.add_to(commands)
-    worker.add_to(commands)
-    return parser
-
-
-def _version() -> str:
-    try:
-        return version("memstate")
-    except PackageNotFoundError:
-        return "(not installed)"

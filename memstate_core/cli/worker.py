@@ -2,88 +2,74 @@
 
 from __future__ import annotations
 
-import argparse
-import asyncio
-import importlib
-import inspect
+import functools
 import logging
-import os
 import signal
-import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from types import FrameType, TracebackType
-from typing import Any, Final, Self
+from typing import Annotated, Any, Final, NamedTuple, Self
 
-from memstate_core import AsyncMemoryStore, MemoryStore
-from memstate_core._bridge import run as drive
+import typer
+
+from memstate_core import AsyncMemoryStore
+from memstate_core.cli import options
 from memstate_core.cli.errors import UsageError
+from memstate_core.cli.stores import Store, awaited, with_store
 from memstate_core.delivery import BATCH, Delivered, Lag
 from memstate_core.errors import TransientError
 from memstate_core.worker import POLL, work, work_async
 
-_DESCRIPTION: Final = """\
-Deliver to the hooks of a store, made with delivery="deferred", what its commits have put into the outbox. Start as many
-workers as you like, on as many machines: each delivers what no other one does. Ends on SIGTERM or Ctrl-C, when the
-batch at hand is done.
-"""
+_REPORT: Final = 10.0  # seconds
 
 
-def add_to(commands: Any) -> None:
-    parser = commands.add_parser(
-        "worker", help='deliver to deferred hooks (delivery="deferred")', description=_DESCRIPTION
-    )
-    parser.add_argument(
-        "store",
-        metavar="MODULE:NAME",
-        help="where your code has the store: a MemoryStore or AsyncMemoryStore, or a function that makes one "
-        "(myapp.memory:store)",
-    )
-    parser.add_argument("--once", action="store_true", help="deliver what is due now, and end")
-    parser.add_argument("--lag", action="store_true", help="show how far each hook is behind, and end")
-    parser.add_argument(
-        "--poll", type=_seconds, metavar="S", default=POLL, help="seconds between looks (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--batch", type=_some, metavar="N", default=BATCH, help="changes told at a time (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--report", type=_seconds, metavar="S", default=10.0, help="seconds between reports (default: %(default)s)"
-    )
-    parser.set_defaults(run=run)
+class _Settings(NamedTuple):
+    store: str
+    once: bool
+    lag: bool
+    poll: float
+    batch: int
+    report: float
 
 
-def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = -1.0
-    if not 0 < seconds < 1e6:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0")
-    return seconds
+def add_to(app: typer.Typer) -> None:
+    app.command("worker", short_help='Deliver to deferred hooks (delivery="deferred").')(worker)
 
 
-def _some(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and 0 < int(text) < 10**6):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1")
-    return int(text)
+def worker(
+    store: options.StoreName,
+    once: Annotated[bool, typer.Option("--once", help="Deliver what is due now, and end.")] = False,
+    lag: Annotated[bool, typer.Option("--lag", help="Show how far each hook is behind, and end.")] = False,
+    poll: Annotated[float, typer.Option(parser=options.seconds, metavar="S", help="Seconds between looks.")] = POLL,
+    batch: Annotated[int, typer.Option(parser=options.some, metavar="N", help="Changes told at a time.")] = BATCH,
+    report: Annotated[
+        float, typer.Option(parser=options.seconds, metavar="S", help="Seconds between reports.")
+    ] = _REPORT,
+) -> Callable[[], bool]:
+    """Deliver to the hooks of a store, made with delivery="deferred", what its commits have put into the outbox.
+
+    Start as many workers as you like, on as many machines: each delivers what no other one does. Ends on SIGTERM or
+    Ctrl-C, when the batch at hand is done.
+    """
+    settings = _Settings(store, once, lag, poll, batch, report)
+    return functools.partial(_start, settings)
 
 
-def run(arguments: argparse.Namespace) -> bool:
+def _start(settings: _Settings) -> bool:
     """Work; False when ``--once`` or ``--lag`` found changes that could not be told."""
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.WARNING)
-    made = _made(arguments.store)
-    if isinstance(made, MemoryStore):
-        return drive(_run(made, arguments))
-    return asyncio.run(_run(made, arguments))
+    return with_store(settings.store, lambda store: _run(store, settings))
 
 
-async def _run(made: Any, arguments: argparse.Namespace) -> bool:
-    store = _checked(await _awaited(made), arguments.store)
-    if arguments.once:
-        print(f"delivered {await _awaited(store.deliver())} changes", flush=True)
-    if arguments.once or arguments.lag:
-        return _show(await _awaited(store.lag()))
+async def _run(store: Store, settings: _Settings) -> bool:
+    if not store.has_deferred_hooks:
+        raise UsageError(
+            f'{settings.store} has no deferred hook; make the store with hooks=[…] and delivery="deferred"'
+        )
+    if settings.once:
+        print(f"delivered {await awaited(store.deliver())} changes", flush=True)
+    if settings.once or settings.lag:
+        return _show(await awaited(store.lag()))
     print("working; SIGTERM or Ctrl-C ends it", flush=True)
     total = 0
 
@@ -93,59 +79,22 @@ async def _run(made: Any, arguments: argparse.Namespace) -> bool:
 
     with _Signals() as signals:
         while not signals.received:
-            end = time.monotonic() + arguments.report
+            end = time.monotonic() + settings.report
 
             def stop(end: float = end) -> bool:
                 return signals.received or time.monotonic() > end
 
-            options: dict[str, Any] = {"poll": arguments.poll, "batch": arguments.batch, "told": told}
+            keywords: dict[str, Any] = {"poll": settings.poll, "batch": settings.batch, "told": told}
             if isinstance(store, AsyncMemoryStore):
-                await work_async(store, stop=stop, **options)
+                await work_async(store, stop=stop, **keywords)
             else:
-                work(store, stop=stop, **options)
+                work(store, stop=stop, **keywords)
             print(f"delivered {total} changes so far", flush=True)
             try:
-                _show(await _awaited(store.lag()))
+                _show(await awaited(store.lag()))
             except TransientError as error:
                 print(f"  how far the hooks are behind cannot be told for now: {error}", flush=True)
     return True
-
-
-async def _awaited(result: Any) -> Any:
-    return await result if inspect.isawaitable(result) else result
-
-
-def _made(name: str) -> Any:
-    """What ``MODULE:NAME`` names, or what the function returns that it names.
-
-    :raises UsageError: there is no such thing.
-    """
-    module_name, colon, path = name.partition(":")
-    if not (module_name and colon and path):
-        raise UsageError(f"{name!r} names no store; write MODULE:NAME, such as myapp.memory:store")
-    sys.path.insert(0, os.getcwd())
-    try:
-        found: Any = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
-            raise
-        raise UsageError(
-            f"there is no module {error.name!r}; start the worker where your code can be imported"
-        ) from error
-    for part in path.split("."):
-        try:
-            found = getattr(found, part)
-        except AttributeError as error:
-            raise UsageError(f"{module_name!r} has no {path!r}") from error
-    return found() if callable(found) else found
-
-
-def _checked(found: Any, name: str) -> MemoryStore | AsyncMemoryStore:
-    if not isinstance(found, MemoryStore | AsyncMemoryStore):
-        raise UsageError(f"{name} is {found!r}, and neither a store nor a function that makes one")
-    if not found.has_deferred_hooks:
-        raise UsageError(f'{name} has no deferred hook; make the store with hooks=[…] and delivery="deferred"')
-    return found
 
 
 def _show(lags: Iterable[Lag]) -> bool:

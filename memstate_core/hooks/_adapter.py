@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
+from memstate_core._bridge import Runtime
 from memstate_core.facts import Change, Fact
 from memstate_core.hooks.callables import AsyncCallableHook, CallableHook
 
@@ -37,7 +38,11 @@ class HookAdapter:
         self.prepare: Callable[..., Any] | None = getattr(hook, "prepare", None)
         self.search: Callable[..., Any] | None = getattr(hook, "search", None)
         self.scan: Callable[..., Any] | None = getattr(hook, "scan", None)
+        self.lookup: Callable[..., Any] | None = getattr(hook, "lookup", None)
         self.similarity: Callable[..., Any] | None = getattr(hook, "similarity", None)
+        self.beside: Callable[..., Any] | None = getattr(hook, "beside", None)
+        self.swap: Callable[..., Any] | None = getattr(hook, "swap", None)
+        self.settle: Callable[..., Any] | None = getattr(hook, "settle", None)
         self.indexes: Callable[[Fact], bool] | None = getattr(hook, "indexes", None)
         self.dear_filters = bool(getattr(hook, "dear_filters", False))
         self.native_filters: type | tuple[type, ...] = getattr(hook, "native_filters", ())
@@ -45,9 +50,19 @@ class HookAdapter:
         # Functions are told of every change; what takes whole batches, of what each fact has become.
         self._every_change = isinstance(hook, CallableHook | AsyncCallableHook)
 
+        # The hook that has taken this one's place in the store, and whether one is about to.
+        self.successor: HookAdapter | None = None
+        self.swapping = False
+
     @property
     def is_async(self) -> bool:
         return inspect.iscoroutinefunction(self.apply)
+
+    async def latest(self, runtime: Runtime) -> HookAdapter:
+        """This hook, or the one that has taken its place, which may be under way."""
+        while self.swapping:
+            await runtime.sleep(0.005)
+        return self if self.successor is None else await self.successor.latest(runtime)
 
     def wants(self, typename: str) -> bool:
         return self.target_types is None or typename in self.target_types

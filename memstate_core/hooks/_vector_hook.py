@@ -7,11 +7,12 @@ answer at once or are awaited; :func:`memstate_core._bridge.run` drives them for
 from __future__ import annotations
 
 import abc
+import base64
 import contextlib
 import copy
 import inspect
 import os
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final, NamedTuple, Self
 
@@ -31,6 +32,10 @@ _MORE: Final = 4
 
 # How many vectors a hook remembers unless it is told otherwise: 6 MB of 384 dimensions, 48 MB of 3,072.
 EMBEDDINGS_KEPT: Final = 4096
+
+# What a model makes of this tells it from others; the same one's vectors differ a little between machines.
+_PROBE: Final = "Which model has embedded this index of facts that an agent remembers?"
+_SAME_MODEL: Final = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +179,25 @@ class VectorHook(abc.ABC):
         with self._attributing(operation):
             return await self._embedder.query(text, self._compute)
 
+    # A rebuilt index remembers how its model embeds one text.
+    async def _fingerprint(self) -> str:
+        (vector,) = await self._embed([_PROBE], "beside")
+        return base64.b64encode(vector.astype("<f4").tobytes()).decode()
+
+    async def _check_model(self, fingerprint: str, index: str) -> None:
+        """
+        :raises HookError: the index was rebuilt with another model.
+        """
+        there = np.frombuffer(base64.b64decode(fingerprint), "<f4")
+        (ours,) = await self._embed([_PROBE], "open")
+        if len(ours) != len(there) or distances("cosine", there, ours[np.newaxis])[0] > _SAME_MODEL:
+            raise HookError(
+                f"{index} was rebuilt with another embedding function than this hook has: make the hook with that one,"
+                " here and in all other processes",
+                hook=self.name,
+                operation="open",
+            )
+
     @contextlib.contextmanager
     def _attributing(self, operation: str) -> Iterator[None]:
         try:
@@ -211,7 +235,14 @@ class VectorHook(abc.ABC):
         """``found``, or what an approximate search may have missed, since there are fewer than ``limit``."""
 
     @abc.abstractmethod
-    async def _scan(self) -> dict[str, int]: ...
+    async def _page(self, cursor: Any) -> tuple[list[tuple[str, int]], Any]:
+        """Ids and versions of some entries of the namespace, and where to go on (None: there are no more).
+
+        ``cursor`` is what the page before has said; None: from the start.
+        """
+
+    @abc.abstractmethod
+    async def _lookup(self, ids: Sequence[str]) -> dict[str, int]: ...
 
     @abc.abstractmethod
     async def _space(self) -> str:
@@ -252,9 +283,18 @@ class SyncVectorHook(VectorHook):
     def search(self, query: str, limit: int, scope: Scope = Scope()) -> list[SearchResult]:  # noqa: B008 - immutable
         return run(self._search(query, limit, scope))
 
-    def scan(self) -> dict[str, int]:
-        """``{fact id: version}`` of all entries of the namespace."""
-        return run(self._scan())
+    def scan(self) -> Iterator[tuple[str, int]]:
+        """Fact id and version of all entries of the namespace, which are asked for page by page."""
+        cursor = None
+        while True:
+            page, cursor = run(self._page(cursor))
+            yield from page
+            if cursor is None:
+                return
+
+    def lookup(self, ids: Sequence[str]) -> dict[str, int]:
+        """``{fact id: version}`` of the entries of these facts."""
+        return run(self._lookup(ids))
 
     def similarity(self, query: str, facts: Sequence[Fact]) -> list[SearchResult]:
         """What a search would say of these facts as they are given, in the index or not, best first."""
@@ -284,9 +324,19 @@ class AsyncVectorHook(VectorHook):
         """Same as :meth:`SyncVectorHook.search`, awaited."""
         return await self._search(query, limit, scope)
 
-    async def scan(self) -> dict[str, int]:
-        """Same as :meth:`SyncVectorHook.scan`, awaited."""
-        return await self._scan()
+    async def scan(self) -> AsyncIterator[tuple[str, int]]:
+        """Same as :meth:`SyncVectorHook.scan`, asynchronously."""
+        cursor = None
+        while True:
+            page, cursor = await self._page(cursor)
+            for entry in page:
+                yield entry
+            if cursor is None:
+                return
+
+    async def lookup(self, ids: Sequence[str]) -> dict[str, int]:
+        """Same as :meth:`SyncVectorHook.lookup`, awaited."""
+        return await self._lookup(ids)
 
     async def similarity(self, query: str, facts: Sequence[Fact]) -> list[SearchResult]:
         """Same as :meth:`SyncVectorHook.similarity`, awaited."""

@@ -2,7 +2,7 @@
 
 They are called once per fact: ``COMMIT`` or ``UPDATE`` with the fact as it will be, ``DELETE`` with None. A rollback
 calls them with what it restores, and so does the undoing of a failed transaction, so calls must be idempotent.
-A callable may have ``search``, ``scan``, ``target_types`` and ``name`` as attributes.
+A callable may have ``search``, ``scan``, ``lookup``, ``target_types`` and ``name`` as attributes.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class _Named:
 
     def __getattr__(self, name: str) -> Any:
         # Only what the hook protocol knows is passed on; a missing one is missing here too.
-        if name in ("search", "scan", "similarity"):
+        if name in ("search", "scan", "lookup", "similarity"):
             return getattr(self.function, name)
         raise AttributeError(name)
 

@@ -13,20 +13,24 @@ What to know about Chroma (1.x):
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import inspect
-import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
+from memstate_core._bridge import run
 from memstate_core.errors import HookError
 from memstate_core.hooks import _mapping
-from memstate_core.hooks._filters import indexed_alike, is_exact_number, may_be_json, translated
+from memstate_core.hooks._filters import translated
 
 try:
     import numpy as np
     from chromadb.errors import NotFoundError
 
+    from memstate_core.hooks._chroma_filters import Dialect, Where, where_of
+    from memstate_core.hooks._chroma_names import ChromaNames
     from memstate_core.hooks._vector_hook import (
         EMBEDDINGS_KEPT,
         AsyncVectorHook,
@@ -46,13 +50,15 @@ if TYPE_CHECKING:
     from chromadb.api import AsyncClientAPI, ClientAPI
 
 T = TypeVar("T")
-Where = dict[str, Any]
 
 # Twice the neighbours of Chroma's default. Of 2,000 vectors beside 300 (3,000) equal ones, a search then finds 99 %
 # (77 %) of the nearest, instead of 91 % (32 %). It costs nothing when searching, and half as much again when writing.
-_NEW_INDEX: Final = {"space": "cosine", "max_neighbors": 32}
+_NEIGHBORS: Final = 32
 
 _PAGE: Final = 1000
+
+# Where the metadata of a rebuilt collection has what its embedding function makes of one text.
+_MODEL: Final = "memstate_model"
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +103,9 @@ class _ChromaHook(VectorHook):
             embedded="fastapi" not in str(client.get_settings().chroma_api_impl),
             dear_filters=True,
         )
-        self._dialect = _Dialect(mapping.fields)
+        self._dialect = Dialect(mapping.fields)
+        self._names = ChromaNames(self._client, self._call, collection_name)
+        self._is_beside = False
         self._opened: _Opened | None = None
 
     async def _write(self, batch: VectorBatch) -> None:
@@ -136,13 +144,13 @@ class _ChromaHook(VectorHook):
             "query",
             query_embeddings=[vector],
             n_results=limit,
-            where=_where(wanted),
+            where=where_of(wanted),
             include=["metadatas", "distances"],
         )
         return self._found(await self._space(), answer["ids"][0], answer["distances"][0], answer["metadatas"][0])
 
     async def _completed(self, vector: Vector, limit: int, wanted: Wanted, found: list[Found]) -> list[Found]:
-        where = _where(wanted)
+        where = where_of(wanted)
         there = await self._request("get", where=where, limit=len(found) + 1, include=[])
         if len(there["ids"]) <= len(found):
             return found
@@ -159,12 +167,27 @@ class _ChromaHook(VectorHook):
             for entry_id, distance, metadata in zip(ids, away, metadatas, strict=True)
         ]
 
-    async def _scan(self) -> dict[str, int]:
-        def versions(_: str, page: Any) -> list[tuple[str, int]]:
-            entries = zip(page["ids"], page["metadatas"], strict=True)
-            return [(self._fact_id(entry_id), metadata[_mapping.VERSION]) for entry_id, metadata in entries]
+    async def _page(self, cursor: Any) -> tuple[list[tuple[str, int]], Any]:
+        offset, size = cursor or 0, min((await self._open()).limit, _PAGE)
+        ours = {_mapping.NAMESPACE: _mapping.encodable(self._namespace)}
+        page = await self._request("get", where=ours, limit=size, offset=offset, include=["metadatas"])
+        count = len(page["ids"])
+        return self._versions(page), offset + count if count == size else None
 
-        return dict(await self._all(versions, {_mapping.NAMESPACE: _mapping.encodable(self._namespace)}))
+    async def _lookup(self, ids: Sequence[str]) -> dict[str, int]:
+        found: dict[str, int] = {}
+        for part in slices(len(ids), (await self._open()).limit):
+            entry_ids = [self._entry_id(fact_id) for fact_id in ids[part]]
+            found.update(self._versions(await self._request("get", ids=entry_ids, include=["metadatas"])))
+        return found
+
+    def _versions(self, page: Any) -> list[tuple[str, int]]:
+        entries = zip(page["ids"], page["metadatas"], strict=True)
+        return [
+            (self._fact_id(entry_id), metadata[_mapping.VERSION])
+            for entry_id, metadata in entries
+            if _mapping.VERSION in (metadata or {})
+        ]
 
     async def _all(self, read: Callable[[str, Any], list[T]], where: Where | None, *include: str) -> list[T]:
         """What ``read`` returns for the space and each page of the entries, in one list."""
@@ -194,24 +217,66 @@ class _ChromaHook(VectorHook):
         self._check_process()
         opened = self._opened
         if opened is None:
-            # Without an embedding function Chroma does not compare it with the one that the collection may remember.
-            collection = await self._call(
-                self._client.get_or_create_collection,
-                name=self.collection_name,
-                configuration={"hnsw": dict(_NEW_INDEX)},
-                embedding_function=None,
-            )
-            limit = await self._call(self._client.get_max_batch_size)
-            self._opened = opened = _Opened(collection, _space(collection), limit if limit > 0 else _PAGE)
+            opened = await self._opening(await self._names.current(_configuration()))
+            if (fingerprint := (opened.collection.metadata or {}).get(_MODEL)) is not None:
+                await self._check_model(fingerprint, f"the collection {self.collection_name!r}")
+            self._opened = opened
         return opened
+
+    async def _opening(self, collection: Any) -> _Opened:
+        limit = await self._call(self._client.get_max_batch_size)
+        return _Opened(collection, _space(collection), limit if limit > 0 else _PAGE)
 
     async def _request(self, method: str, **arguments: Any) -> Any:
         try:
             return await self._call(getattr((await self._open()).collection, method), **arguments)
         except NotFoundError:
-            # Someone has deleted the collection, and perhaps made it anew.
+            if self._is_beside:
+                raise
+            # Someone has deleted the collection, and perhaps made it anew, or put another one in its place.
             self._opened = None
             return await self._call(getattr((await self._open()).collection, method), **arguments)
+
+    # Another collection in place of this one
+    async def _beside(self) -> Self:
+        self._check_process()
+        current = await self._names.current(_configuration())
+        await self._refuse_others(current)
+        # What the collection's makers have said of it stays, but for how it is searched, which is in its configuration.
+        kept = {key: value for key, value in (current.metadata or {}).items() if not key.startswith("hnsw:")}
+        made = await self._names.begin(_configuration(_space(current)), {**kept, _MODEL: await self._fingerprint()})
+        hook = copy.copy(self)
+        hook._is_beside, hook._opened = True, await self._opening(made)
+        return hook
+
+    async def _swap(self, beside: _ChromaHook) -> None:
+        assert beside._opened is not None
+        await self._refuse_others(await self._names.current(_configuration()))
+        try:
+            await self._names.swap(beside._opened.collection)
+        except Exception:
+            with contextlib.suppress(Exception):
+                await self._settle()  # which gives the old one its name back
+            raise
+        await self._settle()
+
+    async def _settle(self) -> None:
+        """Go to the collection in use, and delete the one that it has replaced."""
+        self._opened = None
+        await self._names.settle(_configuration())
+
+    async def _refuse_others(self, collection: Any) -> None:
+        """
+        :raises HookError: there is something in a collection that is not of our namespace, and would be lost.
+        """
+        others = {_mapping.NAMESPACE: {"$ne": _mapping.encodable(self._namespace)}}
+        there = await self._call(collection.get, where=others, limit=1, include=[])
+        if there["ids"]:
+            raise HookError(
+                f"the collection {self.collection_name!r} has entries of others than the namespace {self._namespace!r},"
+                " which would be lost; give each namespace a collection of its own to rebuild them",
+                hook=self.name,
+            )
 
 
 class ChromaSyncHook(SyncVectorHook, _ChromaHook):
@@ -232,6 +297,16 @@ class ChromaSyncHook(SyncVectorHook, _ChromaHook):
         fails; what other embedding functions and Chroma raise comes as it is.
     """
 
+    def beside(self) -> Self:
+        """The same on a new collection, see :class:`~memstate_core.protocols.RebuildableHook`."""
+        return run(self._beside())
+
+    def swap(self, beside: ChromaSyncHook) -> None:
+        run(self._swap(beside))
+
+    def settle(self) -> None:
+        run(self._settle())
+
 
 class AsyncChromaSyncHook(AsyncVectorHook, _ChromaHook):
     """Same as :class:`ChromaSyncHook`, awaited; ``client`` is what ``await chromadb.AsyncHttpClient()`` returns.
@@ -239,6 +314,18 @@ class AsyncChromaSyncHook(AsyncVectorHook, _ChromaHook):
     ``embedding_fn`` may also be a coroutine function, or have LangChain's ``aembed_documents`` and ``aembed_query``; a
     plain one runs in a thread.
     """
+
+    async def beside(self) -> Self:
+        """Same as :meth:`ChromaSyncHook.beside`, awaited."""
+        return await self._beside()
+
+    async def swap(self, beside: AsyncChromaSyncHook) -> None:
+        """Same as :meth:`ChromaSyncHook.swap`, awaited."""
+        await self._swap(beside)
+
+    async def settle(self) -> None:
+        """Same as :meth:`ChromaSyncHook.settle`, awaited."""
+        await self._settle()
 
 
 class _DefaultEmbedding:
@@ -270,52 +357,10 @@ def _checked_client(client: Any, asynchronous: bool) -> Any:
     return checked_flavour(client, "get_or_create_collection", asynchronous, "ChromaSyncHook")
 
 
+def _configuration(space: str = "cosine") -> dict[str, Any]:
+    return {"hnsw": {"space": space, "max_neighbors": _NEIGHBORS}}
+
+
 def _space(collection: Any) -> str:
     configuration: Mapping[str, Any] = collection.configuration_json
     return str((configuration.get("hnsw") or configuration.get("spann") or {}).get("space", "l2"))
-
-
-def _where(wanted: Wanted) -> Where | None:
-    clauses = [{key: value} for key, value in wanted.equal.items()] + list(wanted.clauses)
-    return {"$and": clauses} if len(clauses) > 1 else clauses[0] if clauses else None
-
-
-class _Dialect:
-    """Chroma's ``where`` on scalars; a text in it may stand for a list or an object, as JSON."""
-
-    def __init__(self, fields: frozenset[str]) -> None:
-        self._fields = fields
-
-    def field(self, path: str, operator: str, operand: Any, negated: bool) -> Where | None:
-        if path not in self._fields:
-            return None
-        if operator == "$eq":
-            return self._one_of(path, [operand], negated)
-        if operator == "$in":
-            return self._one_of(path, list(operand), negated)
-        if operator in ("$gt", "$gte", "$lt", "$lte") and is_exact_number(operand) and not negated:
-            if operand % 1:  # which Chroma cuts off where it compares with integers
-                above = operator in ("$gt", "$gte")
-                operator, operand = ("$gte", math.floor(operand)) if above else ("$lte", math.ceil(operand))
-            return {path: {operator: operand}}
-        return None
-
-    def _one_of(self, path: str, operands: list[Any], negated: bool) -> Where | None:
-        if not operands or not all(map(indexed_alike, operands)):
-            return None
-        if negated and any(may_be_json(one) if isinstance(one, str) else one % 1 for one in operands):
-            return None
-        # Chroma takes lists of one type only.
-        kinds: dict[type, list[Any]] = {}
-        for operand in operands:
-            kinds.setdefault(type(operand), []).append(operand)
-        clauses: list[Where] = [{path: {"$nin" if negated else "$in": some}} for some in kinds.values()]
-        if len(clauses) == 1:
-            return clauses[0]
-        return self.all_of(clauses) if negated else self.any_of(clauses)
-
-    def all_of(self, clauses: list[Where]) -> Where:
-        return {"$and": clauses}
-
-    def any_of(self, clauses: list[Where]) -> Where:
-        return {"$or": clauses}

@@ -15,7 +15,7 @@ from __future__ import annotations
 import logging
 import threading
 import uuid
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -209,28 +209,36 @@ class _QdrantHook(VectorHook):
 
         return await self._on_what_is_there(query)
 
-    async def _scan(self) -> dict[str, int]:
+    async def _page(self, cursor: Any) -> tuple[list[tuple[str, int]], Any]:
         ours = models.Filter(must=[equal(_mapping.NAMESPACE, _mapping.encodable(self._namespace))])
 
-        async def scan() -> dict[str, int]:
-            found: dict[str, int] = {}
+        async def page() -> tuple[list[tuple[str, int]], Any]:
             if await self._open() is None:
-                return found
-            offset = None
-            while True:
-                points, offset = await self._ask(
-                    "scroll",
-                    scroll_filter=ours,
-                    limit=_EMBEDDED_PAGE if self._embedded else _PAGE,
-                    offset=offset,
-                    with_payload=_SEEN,
-                    with_vectors=False,
-                )
-                found.update((point.payload[FACT_ID], point.payload[_mapping.VERSION]) for point in points)
-                if offset is None:
-                    return found
+                return [], None
+            points, following = await self._ask(
+                "scroll",
+                scroll_filter=ours,
+                limit=_EMBEDDED_PAGE if self._embedded else _PAGE,
+                offset=cursor,
+                with_payload=_SEEN,
+                with_vectors=False,
+            )
+            return _versions(points), following
 
-        return await self._on_what_is_there(scan)
+        return await self._on_what_is_there(page)
+
+    async def _lookup(self, ids: Sequence[str]) -> dict[str, int]:
+        async def lookup() -> dict[str, int]:
+            if await self._open() is None:
+                return {}
+            found: dict[str, int] = {}
+            for part in slices(len(ids), _PAGE):
+                point_ids = [self._point_id(fact_id) for fact_id in ids[part]]
+                points = await self._ask("retrieve", ids=point_ids, with_payload=_SEEN, with_vectors=False)
+                found.update(_versions(points))
+            return found
+
+        return await self._on_what_is_there(lookup)
 
     async def _space(self) -> str:
         opened = await self._open()
@@ -400,6 +408,10 @@ def _requests(operations: Iterable[T]) -> list[list[T]]:
     """What to send at once: everything where there is little, so that a transaction is one request."""
     all_ = list(operations)
     return [all_] if len(all_) <= 2 else [[one] for one in all_]
+
+
+def _versions(points: Iterable[Any]) -> list[tuple[str, int]]:
+    return [(str(point.payload[FACT_ID]), int(point.payload[_mapping.VERSION])) for point in points]
 
 
 def _similarity(space: str, score: float) -> float:

@@ -19,3 +19,8 @@ def ordinal(seq: int, place: int) -> int:
             f"a transaction can change at most {LARGEST_TRANSACTION} facts; commit in smaller transactions"
         )
     return seq << _BITS | place
+
+
+def transaction_of(ordinal: int) -> int:
+    """The seq of the transaction that made the fact with an ordinal."""
+    return ordinal >> _BITS

@@ -31,6 +31,7 @@ from memstate_core.protocols import (
     Delivery,
     Lane,
     LaneState,
+    NewEntry,
     Position,
     Record,
     RecordWrite,
@@ -40,7 +41,7 @@ from memstate_core.protocols import (
 )
 from memstate_core.storages._forks import tell_of_forks
 from memstate_core.storages._locks import refuse_nesting
-from memstate_core.storages._ordinals import ordinal
+from memstate_core.storages._ordinals import ordinal, transaction_of
 from memstate_core.storages._places import refuse_shared_places, shared_place
 
 T = TypeVar("T")
@@ -68,6 +69,7 @@ class _Namespace:
         self.by_field: dict[tuple[str, str], dict[tuple[int, Any], Ids]] = defaultdict(dict)
         self.places: dict[str, str] = {}
         self.entries: dict[int, Entry] = {}
+        # Of each fact all transactions but the one that made it, which its first version's ordinal names.
         self.by_fact: dict[str, list[int]] = defaultdict(list)
         self.by_line: dict[str | None, list[int]] = defaultdict(list)
         self.by_mark: dict[str, list[int]] = defaultdict(list)
@@ -158,14 +160,25 @@ class _Namespace:
         back = sorted((id_ for id_ in self.came_back if typename in (None, self.facts[id_].type)), key=place)
         return heapq.merge((id_ for id_ in ids if id_ not in self.came_back), back, key=place)
 
-    def record_entry(self, entry: Entry) -> None:
+    def record_entry(self, entry: Entry, touched: Sequence[str]) -> None:
         seq = entry.seq
         self.entries[seq] = entry
         _append(self.by_line[entry.session_id], seq)
         if entry.mark is not None:
             _append(self.by_mark[entry.mark], seq)
-        for fact_id, _, _ in entry.changes:
-            _append(self.by_fact[fact_id], seq)
+        by_fact = self.by_fact
+        for fact_id in touched:  # there may be many
+            seqs = by_fact[fact_id]
+            if not seqs or seqs[-1] != seq:
+                seqs.append(seq)
+
+    def touching(self, fact_id: str) -> Iterable[int]:
+        """The seqs of the transactions that changed a fact, newest first."""
+        yield from reversed(self.by_fact.get(fact_id, ()))
+        past = self.archive.get(fact_id)
+        first = self.facts.get(fact_id) if past is None else next(iter(past.values()))
+        if first is not None and (seq := transaction_of(first.ordinal)) in self.entries:
+            yield seq
 
     def settle(self, settlement: Settlement) -> None:
         deliveries = self.outbox[settlement.lane]
@@ -302,7 +315,7 @@ class _MemoryTransaction:
         data = self._data
         seqs: Iterable[int]
         if fact_id is not None:
-            seqs = reversed(data.by_fact.get(fact_id, []))
+            seqs = data.touching(fact_id)
         elif mark is not None:
             seqs = reversed(data.by_mark.get(mark, []))
         elif not isinstance(session_id, Unset):
@@ -405,19 +418,37 @@ class _MemoryTransaction:
         if batch.entry is not None:
             seq = self.seq = self._next_seq
         batch.seq = seq
+        archive = self._data.archive
         changes: list[_Change] = []
+        versions: list[ChangedVersions] = []
+        touched: list[str] = []
         placed: list[tuple[str, str]] = []
-        for place, (before, new, fields) in enumerate(batch.changes):
-            after = new
-            if after is not None:
-                if after.ordinal < 0:
-                    after = StoredFact(*after[:-1], ordinal(seq, place))  # _replace takes three times as long
-                if after.singleton is not None:
-                    placed.append((after.singleton, after.id))
-            changes.append((before, after, fields))
+        for place, change in enumerate(batch.changes):
+            before, after, fields = change
+            if after is None:
+                if before is None:
+                    continue
+                versions.append(ChangedVersions(before.id, before.version, 0))
+                changes.append(change)
+                touched.append(before.id)
+                continue
+            fact_id = after.id
+            versions.append(ChangedVersions(fact_id, 0 if before is None else before.version, after.version))
+            if after.ordinal < 0:
+                # _replace takes ten times as long.
+                changes.append((before, StoredFact._make((*after[:-1], ordinal(seq, place))), fields))
+                if before is not None or fact_id in archive:
+                    touched.append(fact_id)
+            else:
+                changes.append(change)
+                touched.append(fact_id)
+            if after.singleton is not None:
+                placed.append((after.singleton, fact_id))
         if placed:
-            self._check_places(placed, {change.fact_id for change in batch.changes})
-        self.staged.append((_lay_down, (self._data, batch, changes, seq)))  # no closure: that would be a cycle
+            self._check_places(placed, {change.fact_id for change in versions})
+        entry = None if batch.entry is None else _entry(batch.entry, seq, tuple(versions))
+        # No closure: that would be a cycle.
+        self.staged.append((_lay_down, (self._data, batch, seq, changes, entry, touched)))
 
     def _check_places(self, placed: Iterable[tuple[str, str]], leaving: Container[str]) -> None:
         """The uniqueness that a database would enforce by an index, of (place, fact id) pairs.
@@ -436,7 +467,19 @@ class _MemoryTransaction:
                 raise shared_place(place, other, fact_id)
 
 
-def _lay_down(data: _Namespace, batch: Batch, changes: Sequence[_Change], seq: int) -> None:
+def _entry(new: NewEntry, seq: int, versions: tuple[ChangedVersions, ...]) -> Entry:
+    session_id, operation, actor, reason, mark, ts, parent, head, _ = new
+    return Entry(seq, session_id, parent, seq if head is None else head, operation, actor, reason, mark, ts, versions)
+
+
+def _lay_down(
+    data: _Namespace,
+    batch: Batch,
+    seq: int,
+    changes: Sequence[_Change],
+    entry: Entry | None,
+    touched: Sequence[str],
+) -> None:
     for before, after, _ in changes:
         if before is not None:
             data.archive.setdefault(before.id, {}).setdefault(before.version, before)
@@ -449,14 +492,9 @@ def _lay_down(data: _Namespace, batch: Batch, changes: Sequence[_Change], seq: i
             data.put_in_place_of(before, after, fields)
         else:
             data.put_in(after, fields)
-    if batch.entry is not None:
-        session_id, operation, actor, reason, mark, ts, parent, head, redo = batch.entry
-        if head is None:
-            head = seq
-        data.record_entry(
-            Entry(seq, session_id, parent, head, operation, actor, reason, mark, ts, _versions_of(changes))
-        )
-        data.heads[session_id] = (head, redo)
+    if batch.entry is not None and entry is not None:
+        data.record_entry(entry, touched)
+        data.heads[entry.session_id] = entry.head, batch.entry.redo
     if batch.savepoint is not None:
         data.savepoints[batch.savepoint.session_id, batch.savepoint.name] = batch.savepoint.seq
     for record in batch.records:
@@ -472,16 +510,6 @@ def _lay_down(data: _Namespace, batch: Batch, changes: Sequence[_Change], seq: i
         data.outbox[lane][seq, change.fact_id] = Delivery(seq, change, at)
     if batch.settlement is not None:
         data.settle(batch.settlement)
-
-
-def _versions_of(changes: Iterable[_Change]) -> tuple[ChangedVersions, ...]:
-    versions = []
-    for before, after, _ in changes:
-        if after is not None:
-            versions.append(ChangedVersions(after.id, 0 if before is None else before.version, after.version))
-        elif before is not None:
-            versions.append(ChangedVersions(before.id, before.version, 0))
-    return tuple(versions)
 
 
 class InMemoryStorage:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from memstate_core.facts import Fact
 from memstate_core.storages.memory import InMemoryStorage
 from memstate_core.testing.face import Face
 from memstate_core.testing.factories import Clock, StorageFactory, Stores
 from memstate_core.testing.faults import FaultyHook
-from memstate_core.testing.index import Index, index_hook
+from memstate_core.testing.index import Entry, Index, IndexHook, index_hook
 from memstate_core.testing.models import Draft
 
 
@@ -53,28 +53,52 @@ ACTS: dict[str, Callable[[Face], Awaitable[Any]]] = {
 }
 
 
-class World:
-    """A store with the world built, its index, and what an act would make of it.
+class Images(NamedTuple):
+    """The world before and after an act, as :meth:`Face.everything` gives it, and what an index has of it before."""
 
-    ``before`` and ``after`` are what :meth:`Face.everything` gives.
+    before: dict[str, Any]
+    after: dict[str, Any]
+    indexed: dict[str, Entry]
+
+
+class World:
+    """A store with the world built, for one act; its index and its hook, unless it has none.
+
+    ``before`` and ``after`` are what the store has then. As long as the act has only failed, the world is as it was,
+    and serves for the next attempt.
     """
 
-    def __init__(self, store: Face, index: Index | None, before: dict[str, Any], after: dict[str, Any]) -> None:
+    def __init__(self, store: Face, act: str, images: Images, clock: Clock, index: Index, hook: FaultyHook | None):
         self.store = store
+        self.before, self.after, _ = images
         self.index = index
-        self.before = before
-        self.after = after
+        self.hook = hook
+        self._act = ACTS[act]
+        self._clock = clock
+        self._now = clock.now
+
+    async def act(self) -> None:
+        """Attempt the act, at the time at which the others were."""
+        self._clock.now = self._now
+        await self._act(self.store)
 
     async def expect(self, *expected: dict[str, Any]) -> dict[str, Any]:
-        """The store is one of these, its index follows it, nothing is left over, and it goes on from there."""
+        """The store is one of these, its index follows it, and nothing is left over."""
         found = await self.store.everything()
         assert found in expected
         texts = {fact["id"]: fact["version"] for fact in found["facts"] if (fact["payload"].get("text") or "").strip()}
-        if self.index is not None:
+        if self.hook is not None:
             assert self.index.versions() == texts
         for drift in await self.store.verify():
             assert not drift, drift
         return found
+
+    async def is_as_before(self) -> bool:
+        """Whether nothing has happened; else all has, and the store goes on from there."""
+        if await self.expect(self.before, self.after) == self.before:
+            return True
+        await self.goes_on()
+        return False
 
     async def goes_on(self) -> None:
         """The next rollback undoes the session's last transaction, and redo does it again."""
@@ -93,46 +117,37 @@ class World:
             assert not drift, drift
 
 
-_known: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {}
+_known: dict[str, Images] = {}
 
 
-async def _images(act: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The world before and after an act, as storage in memory has it."""
+async def _images(act: str) -> Images:
+    """As a twin in memory has it."""
     if act not in _known:
-        twin = Stores(StorageFactory(lambda _: InMemoryStorage(), persistent=False)).open(clock=Clock())
+        index = Index()
+        storages = StorageFactory(lambda _: InMemoryStorage(), persistent=False)
+        twin = Stores(storages).open([IndexHook(index)], clock=Clock())
         await build(twin)
-        before = await twin.everything()
+        before, indexed = await twin.everything(), dict(index.entries)
         await ACTS[act](twin)
         after = await twin.everything()
         assert after != before
         await twin.close()
-        _known[act] = before, after
+        _known[act] = Images(before, after, indexed)
     return _known[act]
 
 
-async def world(
-    stores: Stores,
-    act: str,
-    *,
-    storage: Any = None,
-    made: list[FaultyHook] | None = None,
-    hooks: bool = True,
-    **options: Any,
-) -> World:
-    """Build a world, and find out on a twin in memory what the act makes of it; its hook goes to ``made``."""
-    before, after = await _images(act)
-    index = Index()
+async def world(stores: Stores, act: str, *, storage: Any = None, hooks: bool = True, **options: Any) -> World:
+    """Build a world."""
+    images = await _images(act)
+    index, clock = Index(), Clock()
     storage = stores.storages.new() if storage is None else storage
-    wrapped: list[FaultyHook] = []
-    if hooks:
-        hook = FaultyHook(index_hook(index, storage.is_async))
-        wrapped = [hook]
-        if made is not None:
-            made.append(hook)
-    store = stores.open(wrapped, storage=storage, clock=Clock(), **options)
-    await build(store)
-    assert await store.everything() == before
-    return World(store, index if hooks else None, before, after)
+    hook = FaultyHook(index_hook(index, storage.is_async)) if hooks else None
+    # To tell the index is most of the work, and what it has to be told is known.
+    await build(stores.open(storage=storage, clock=clock, **options))
+    index.entries.update(images.indexed)
+    store = stores.open([hook] if hook else [], storage=storage, clock=clock, **options)
+    assert await store.everything() == images.before
+    return World(store, act, images, clock, index, hook)
 
 
 class Gate:

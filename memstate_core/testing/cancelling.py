@@ -54,63 +54,58 @@ class TestCancelling(StoreTests):
         if not stores.storages.new().is_async:
             pytest.skip("only what waits can be cancelled")
 
-    async def check(self, a_world: World) -> None:
-        await a_world.store.settle()
-        await a_world.expect(a_world.before, a_world.after)
-        await a_world.goes_on()
-
     @pytest.mark.parametrize("hooks", [False, True], ids=["plain", "hooks"])
     @pytest.mark.parametrize("act", ACTS)
     async def test_at_every_await(self, stores: Stores, act: str, hooks: bool) -> None:
         storage = stores.storages.new()
-        cancelled = 0
+
+        def new(namespace: str) -> Awaitable[World]:
+            return world(stores, act, storage=storage, namespace=namespace, hooks=hooks)
+
+        a_world = await new("n")
         for at in itertools.count(1):
-            a_world = await world(stores, act, storage=storage, namespace=f"n{at}", hooks=hooks)
-            awaited = _CancelledAt(ACTS[act](a_world.store), at)
-
-            async def call(awaited: _CancelledAt = awaited) -> None:
-                await awaited
-
-            task = asyncio.create_task(call())
+            awaited = _CancelledAt(a_world.act(), at)
+            task = asyncio.create_task(_awaited(awaited))
             with contextlib.suppress(asyncio.CancelledError):
                 await task
-                assert awaited.waited < at, "the cancellation was swallowed"
-            cancelled += task.cancelled()
-            await self.check(a_world)
-            if awaited.waited < at:
+            assert task.cancelled() == (awaited.waited >= at), "the cancellation was swallowed"
+            await a_world.store.settle()
+            if not task.cancelled():
                 break
-        if at > 1:
-            assert cancelled == at - 1
+            if not await a_world.is_as_before():
+                a_world = await new(f"n{at}")
+        await a_world.expect(a_world.after)
+        await a_world.goes_on()
 
     @pytest.mark.parametrize("act", ACTS)
     async def test_at_every_call_of_storage_and_hooks(self, stores: Stores, act: str) -> None:
-        inner = stores.storages.new()
-        loop = asyncio.get_running_loop()
+        storage = FaultyStorage(stores.storages.new())
+
+        def new(namespace: str) -> Awaitable[World]:
+            return world(stores, act, storage=storage, namespace=namespace)
+
         for where, when in itertools.product(("storage", "prepare", "apply"), ("before", "after")):
+            a_world = await new(f"{where} {when}")
             for at in itertools.count(1):
-                storage = FaultyStorage(inner)
-                made: list[FaultyHook] = []
-                a_world = await world(
-                    stores,
-                    act,
-                    storage=storage,
-                    namespace=f"{where} {when} {at}",
-                    made=made,
-                )
-                task: asyncio.Task[Any] = loop.create_task(_awaited(ACTS[act](a_world.store)))
+                assert a_world.hook is not None
+                task = asyncio.create_task(_awaited(a_world.act()))
                 fault = Fault(at, when, act=task.cancel)  # type: ignore[arg-type]
                 if where == "storage":
                     storage.fault = fault
                 else:
-                    made[0].faults[where] = [fault]
+                    a_world.hook.faults[where] = [fault]
                 with contextlib.suppress(asyncio.CancelledError):
                     await task
                 storage.fault = None
-                made[0].faults.clear()
-                await self.check(a_world)
+                a_world.hook.faults.clear()
+                await a_world.store.settle()
                 if not fault.fired:
                     break
+                if not await a_world.is_as_before():
+                    a_world = await new(f"{where} {when} {at}")
             assert at > 1
+            await a_world.expect(a_world.after)
+            await a_world.goes_on()
 
     async def test_while_a_sync_hook_works_in_its_thread(self, stores: Stores) -> None:
         storage = stores.storages.new()

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from memstate_core._bridge import run
 from memstate_core.async_store import AsyncMemoryStore
 from memstate_core.facts import Fact, Transaction
-from memstate_core.protocols import Claim, Record, Work
+from memstate_core.protocols import Claim, Record, StorageTransaction, Work
 from memstate_core.store import MemoryStore
 
 T = TypeVar("T")
@@ -94,16 +94,26 @@ class Face(_Awaited):
             await self.recover()
 
     async def everything(self) -> dict[str, Any]:
-        """All that the store shows: facts in order, the whole journal, and claims.
+        """All that the store has: facts in order, the whole journal, where each line stands and where its redo leads,
+        and claims.
 
         Transactions are numbered by their place in the journal, so that two stores can be compared.
         """
         journal = list(reversed(await self.history(limit=None)))
         numbers = {one.id: number for number, one in enumerate(journal, start=1)}
+        places = {0: 0} | {one.seq: number for number, one in enumerate(journal, start=1)}
+
+        async def work(tx: StorageTransaction) -> dict[str, Any]:
+            lines = {one.session_id: await tx.position(one.session_id) for one in journal}
+            return {
+                "lines": {session_id: (places[at.head], places[at.redo]) for session_id, at in lines.items()},
+                "claims": await tx.claims(),
+            }
+
         return {
             "facts": await self.query(),
             "journal": [_plain_transaction(one, numbers) for one in journal],
-            "claims": await self.claims(),
+            **await self.read(work),
         }
 
     async def ids(self, *arguments: Any, **options: Any) -> list[str]:

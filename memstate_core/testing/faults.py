@@ -86,14 +86,14 @@ class FaultyStorage:
 
 
 class FaultyHook:
-    """A hook with :class:`Fault` in its ``prepare``, ``apply``, ``search`` and ``scan``, by the operation's name."""
+    """A hook with :class:`Fault` in what it can do, by the operation's name: ``faults["apply"]``."""
 
     def __init__(self, hook: Any) -> None:
         self.inner = hook
         self.faults: dict[str, list[Fault]] = {}
         self.name = getattr(hook, "name", type(hook).__name__)
         self.target_types = getattr(hook, "target_types", None)
-        for name in ("prepare", "apply", "search", "scan", "similarity"):
+        for name in ("prepare", "apply", "search", "scan", "lookup", "similarity", "beside", "swap"):
             if (function := getattr(hook, name, None)) is not None:
                 setattr(self, name, self._wrapped(name, function))
         if (indexes := getattr(hook, "indexes", None)) is not None:

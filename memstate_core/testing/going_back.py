@@ -688,6 +688,25 @@ class TestHistory(StoreTests):
         assert [one.session_id for one in await store.history("t", mark="m", fact_id="1t")] == ["t"]
         assert await store.history("t", fact_id="1s") == []
 
+    async def test_of_a_fact_that_came_and_went(self, store: Face) -> None:
+        for session_id in ("s", "t"):
+            await store.commit(Fact("note", {}, id="n", session_id=session_id))
+            await store.rollback(session_id)
+            await store.redo(session_id)
+            await store.delete("n")
+        operations = ["DELETE", "REDO", "ROLLBACK", "COMMIT"]
+        assert await store.journal(fact_id="n") == [*operations, *operations]
+        assert await store.journal("s", fact_id="n") == operations
+
+    async def test_of_a_fact_that_was_made_anew_in_one_transaction(self, store: Face) -> None:
+        await store.commit(Fact("note", {"text": "1"}, id="n", session_id="s"))
+        async with store.transaction(session_id="s") as tx:
+            await tx.delete("n")
+            await tx.commit(Fact("note", {"text": "2"}, id="n"))
+        assert await store.journal(fact_id="n") == ["TRANSACTION", "COMMIT"]
+        await store.rollback("s")
+        assert await store.journal(fact_id="n") == ["ROLLBACK", "TRANSACTION", "COMMIT"]
+
     @pytest.mark.parametrize("by", ["all", "session", "fact", "mark"])
     async def test_it_is_paged(self, store: Face, by: str) -> None:
         for number in range(11):

@@ -90,7 +90,8 @@ async def tell(hook: Any, *changes: Change) -> None:
 
 async def scan(hook: Any) -> dict[str, int]:
     """What is in the index."""
-    return dict(await maybe(hook.scan()))
+    found = await maybe(hook.scan())
+    return dict([entry async for entry in found] if hasattr(found, "__aiter__") else found)
 
 
 class _Base(HookTests):

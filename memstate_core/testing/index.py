@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from memstate_core.facts import UNSET, Change, Fact, SearchResult
@@ -24,6 +24,8 @@ class Index:
     def __init__(self) -> None:
         self.entries: dict[str, Entry] = {}
         self.batches: list[list[Change]] = []
+        self.beside: Index | None = None
+        self.removed = False
 
     def versions(self) -> dict[str, int]:
         return {id_: entry.version for id_, entry in self.entries.items()}
@@ -49,7 +51,20 @@ class _IndexHook:
         self.target_types = target_types
         self.name = name
 
+    def beside(self) -> Any:
+        if self.index.beside is not None:
+            self.index.beside.removed = True
+        self.index.beside = Index()
+        return type(self)(self.index.beside, self.target_types, self.name)
+
+    def swap(self, beside: Any) -> None:
+        if self.index.beside is None or self.index.beside is not beside.index:
+            raise RuntimeError("another index is made beside this one by now")
+        self.index.entries, self.index.beside = beside.index.entries, None
+
     def _apply(self, changes: Sequence[Change]) -> None:
+        if self.index.removed:
+            raise RuntimeError("this index was removed")
         self.index.batches.append(list(changes))
         for change in changes:
             fact = change.after
@@ -120,3 +135,29 @@ class AsyncIndexHook(_IndexHook):
 def index_hook(index: Index, is_async: bool, **options: Any) -> IndexHook | AsyncIndexHook:
     """A hook of a flavour."""
     return AsyncIndexHook(index, **options) if is_async else IndexHook(index, **options)
+
+
+class ListingHook(IndexHook):
+    """An :class:`IndexHook` that lists its index one by one, and looks entries up."""
+
+    def scan(self) -> Iterator[tuple[str, int]]:  # type: ignore[override]
+        yield from list(self.index.versions().items())
+
+    def lookup(self, ids: Sequence[str]) -> dict[str, int]:
+        return _looked_up(self.index, ids)
+
+
+class AsyncListingHook(AsyncIndexHook):
+    """The same, as coroutines."""
+
+    async def scan(self) -> AsyncIterator[tuple[str, int]]:  # type: ignore[override]
+        for id_, version in list(self.index.versions().items()):
+            yield id_, version
+
+    async def lookup(self, ids: Sequence[str]) -> dict[str, int]:
+        return _looked_up(self.index, ids)
+
+
+def _looked_up(index: Index, ids: Sequence[str]) -> dict[str, int]:
+    versions = index.versions()
+    return {id_: versions[id_] for id_ in ids if id_ in versions}

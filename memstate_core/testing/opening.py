@@ -121,7 +121,7 @@ class TestReopening(StoreTests):
         assert await one.commit_model(User(email="a")) == "u"
 
     async def test_an_empty_storage_answers(self, store: Face) -> None:
-        assert await store.everything() == {"facts": [], "journal": [], "claims": []}
+        assert await store.everything() == {"facts": [], "journal": [], "lines": {}, "claims": []}
         assert await store.count() == 0
         assert await store.get_record("c", "k") is None
         assert await store.rollback("s") == await store.redo("s") == []

@@ -296,6 +296,39 @@ class TestSelect(_Base):
         expected = sorted(range(12), key=lambda n: (n % 4, str(n)), reverse=True)
         assert await filled.selected(order=backwards) == [str(n) for n in expected]
 
+    async def test_pages_go_on_behind_an_ordinal(self, filled: Raw) -> None:
+        ordinals = {stored.id: stored.ordinal for stored in await filled.ask(lambda tx: tx.select(selection()))}
+        conditions: list[dict[str, Any]] = [
+            {},
+            {"typename": "note"},
+            {"session_id": "s"},
+            {"session_id": None},
+            {"typename": "note", "session_id": "t"},
+            {"predicate": compile_filter({"rank": {"$gte": 2}})},
+            {"typename": "note", "predicate": compile_filter({"rank": 2}), "indexed": ("rank",)},
+            {"typename": "note", "predicate": compile_filter({"rank": {"$gte": 1}}), "indexed": ("rank",)},
+        ]
+        for where in conditions:
+            everything = await filled.selected(**where)
+            assert len(everything) > 1
+            for limit in (1, 2, 99):
+                paged: list[str] = []
+                while page := await filled.selected(**where, limit=limit, after=ordinals[paged[-1]] if paged else -1):
+                    paged += page
+                assert paged == everything, (where, limit)
+            for place, id_ in enumerate(everything):
+                rest = {**where, "after": ordinals[id_]}
+                assert await filled.selected(**rest) == everything[place + 1 :]
+                assert await filled.selected(**rest, limit=2, offset=1) == everything[place + 2 : place + 4]
+                assert await filled.selected(**rest, order=compile_order("-id")) == sorted(
+                    everything[place + 1 :], reverse=True
+                )
+        stored = (await filled.facts("4"))["4"]
+        await filled.write(Batch(entry(), [FactChange(stored, stored._replace(version=2))]))
+        assert await filled.selected(after=ordinals["3"], limit=2) == ["4", "5"]
+        await filled.write(Batch(entry(), [FactChange((await filled.facts("4"))["4"], None)]))
+        assert await filled.selected(after=ordinals["3"], limit=2) == ["5", "6"]
+
     async def test_decode_says_what_a_payload_is(self, raw: Raw) -> None:
         await raw.put(fact("a"), fact("b"))
         upgraded = Selection(
@@ -466,6 +499,18 @@ class TestTheRest(_Base):
         assert [one.key for one in await raw.ask(lambda tx: tx.scan("c", reverse=True, limit=2))] == ["c", "b"]
         assert await raw.ask(lambda tx: tx.scan("c", start="z")) == []
         assert await raw.ask(lambda tx: tx.scan("c", start="b", end="a")) == []
+
+    async def test_records_are_written_in_the_transaction_that_read_them(self, raw: Raw) -> None:
+        async def work(tx: StorageTransaction) -> list[bytes | None]:
+            found = [await tx.record("c", key) for key in ("old", "new", "nothing", "left", "gone")]
+            writes = [RecordWrite("c", key, b"2") for key in ("old", "new", "unread")]
+            await tx.write(Batch(records=[*writes, RecordWrite("c", "gone", None)]))
+            return found
+
+        await raw.write(Batch(records=[RecordWrite("c", key, b"1") for key in ("old", "left", "gone")]))
+        assert await raw.storage.write("n", work) == [b"1", None, None, b"1", b"1"]
+        kept = [tuple(one) for one in await raw.ask(lambda tx: tx.scan("c"))]
+        assert kept == [("left", b"1"), ("new", b"2"), ("old", b"2"), ("unread", b"2")]
 
     async def test_claims(self, raw: Raw) -> None:
         one, two, three = (Claim(f"fact:{n}", owner, n + 0.5, ("h", "é")) for n, owner in enumerate(["x", "x", "y"]))

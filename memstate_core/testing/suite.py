@@ -19,14 +19,17 @@ from memstate_core.testing.namespaces import TestNamespaces
 from memstate_core.testing.odd_names import TestNoNames, TestOddNames
 from memstate_core.testing.opening import TestClosing, TestReopening
 from memstate_core.testing.outbox import TestOutbox
+from memstate_core.testing.past import TestPast
 from memstate_core.testing.racing import TestRacing
 from memstate_core.testing.reading import TestGet, TestQuery, TestRandomQueries
+from memstate_core.testing.rebuilding import TestRebuilding
 from memstate_core.testing.records import TestRecords
 from memstate_core.testing.schemas import TestMigrations, TestRegisteredAgain, TestRegistration
 from memstate_core.testing.state_machine import TestStateMachine
 from memstate_core.testing.storage_faults import TestStorageFaults
 from memstate_core.testing.storage_protocol import TestAtomicity, TestFacts, TestJournal, TestSelect, TestTheRest
 from memstate_core.testing.values import TestModels, TestValues
+from memstate_core.testing.verifying import TestVerify, TestVerifyBesideWriters
 from memstate_core.testing.writing import (
     TestCommit,
     TestCommitModel,
@@ -67,9 +70,11 @@ __all__ = [
     "TestOddNames",
     "TestOutbox",
     "TestOwners",
+    "TestPast",
     "TestQuery",
     "TestRacing",
     "TestRandomQueries",
+    "TestRebuilding",
     "TestRecords",
     "TestRedo",
     "TestRegisteredAgain",
@@ -86,4 +91,6 @@ __all__ = [
     "TestTheRest",
     "TestUpdate",
     "TestValues",
+    "TestVerify",
+    "TestVerifyBesideWriters",
 ]

@@ -134,7 +134,7 @@ class TestCommit(StoreTests):
             await store.commit(Fact("anything", {"a": 1}))
         with pytest.raises(ValidationFailed, match=r"register_schema\('note', Note\)"):
             await store.commit_model(Note())
-        assert await store.everything() == {"facts": [], "journal": [], "claims": []}
+        assert await store.everything() == {"facts": [], "journal": [], "lines": {}, "claims": []}
 
     async def test_an_unregistered_type_is_taken_when_that_is_allowed(self, stores: Stores) -> None:
         store = stores.open(models=False, allow_unregistered=True)

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 import memstate_core.testing
-from memstate_core.testing import hooks, suite
+from memstate_core.testing import hooks, shared_indexes, suite
 
 ROOT = Path(__file__).parents[2]
 
@@ -136,7 +136,7 @@ def test_the_suite_has_every_test_there_is() -> None:
         assert set(getattr(loaded, "__all__", [])) >= {
             name for name in found if getattr(getattr(loaded, name, None), "__module__", "") == loaded.__name__
         }
-    assert found == set(suite.__all__) | set(hooks.__all__)
+    assert found == set(suite.__all__) | set(hooks.__all__) | set(shared_indexes.__all__)
     assert not set(suite.__all__) & set(hooks.__all__)
 
 

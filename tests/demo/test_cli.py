@@ -199,7 +199,7 @@ class TestMisuse:
 
     def test_an_unknown_command(self, capsys: pytest.CaptureFixture[str]) -> None:
         assert main(["forget"]) == 2
-        assert "invalid choice: 'forget'" in capsys.readouterr().err
+        assert "No such command 'forget'" in capsys.readouterr().err
 
     def test_no_command_shows_which_there_are(self, capsys: pytest.CaptureFixture[str]) -> None:
         assert main([]) == 2

@@ -15,7 +15,7 @@ from tests.schemas import Schemas
 from tests.servers import Proxy, proxy
 
 # The modules whose functions the tests run in processes of their own.
-WORKERS = ["files", "forks", "interrupts", "kills", "leases", "outages", "races", "readers", "transfers"]
+WORKERS = ["files", "forks", "interrupts", "kills", "leases", "outages", "races", "readers", "rebuilds", "transfers"]
 
 
 @pytest.fixture(scope="session")

@@ -8,6 +8,7 @@ it is asked to. It also reaps them, for only a parent can; until then their proc
 from __future__ import annotations
 
 import faulthandler
+import gc
 import importlib
 import json
 import os
@@ -208,4 +209,5 @@ def _reap(pid: int, seconds: float) -> int | None:
 if __name__ == "__main__":
     for name in sys.argv[1:]:
         importlib.import_module(f"tests.faults.{name}")
+    gc.freeze()  # else a collection in a forked process copies all of this
     _serve(iter(sys.stdin.readline, ""))

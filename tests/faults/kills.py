@@ -12,6 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import chromadb
+
+# What Chroma imports when it makes a client, for half of the time that a short-lived process takes.
+import chromadb.api.rust
+import chromadb.telemetry.product.posthog
 from chromadb.config import Settings
 
 from memstate_core import AsyncMemoryStore, Change, ConflictError, MemoryStore

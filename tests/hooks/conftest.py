@@ -18,6 +18,7 @@ from qdrant_client import AsyncQdrantClient, QdrantClient
 from memstate_core.embedding import LexicalEmbedder
 from memstate_core.hooks.chroma import AsyncChromaSyncHook, ChromaSyncHook
 from memstate_core.hooks.qdrant import AsyncQdrantSyncHook, QdrantSyncHook
+from memstate_core.testing.hooks import scan
 from tests.servers import chroma_server, qdrant_server
 from tests.servers.processes import memory_directory
 
@@ -36,6 +37,8 @@ class Awaited:
         method = getattr(self.target, name)
 
         async def call(*arguments: Any, **options: Any) -> Any:
+            if name == "scan":
+                return await scan(self.target)
             result = method(*arguments, **options)
             return await result if inspect.isawaitable(result) else result
 

@@ -216,7 +216,7 @@ from memstate_core.embedding import LexicalEmbedder
 from tests.hooks.facts import fact, put
 hook = ChromaSyncHook(chromadb.PersistentClient(sys.argv[1]), "memory", LexicalEmbedder(64))
 hook.apply(put(*(fact(f"f{number}", f"note {number}") for number in range(20))))
-print(*hook.scan(), flush=True)
+print(*dict(hook.scan()), flush=True)
 os.kill(os.getpid(), signal.SIGKILL)
 """
         killed = subprocess.run(
@@ -228,7 +228,7 @@ os.kill(os.getpid(), signal.SIGKILL)
             "memory",
             LexicalEmbedder(64),
         )
-        assert hook.scan().keys() == set(killed.stdout.split())
+        assert dict(hook.scan()).keys() == set(killed.stdout.split())
         assert ids(hook.search("note 7", 1)) == ["f7"]
 
 
@@ -452,7 +452,7 @@ class TestNamespaces:
         there = collection.get()
         told = dict(zip(there["ids"], [one["memstate_namespace"] for one in there["metadatas"]], strict=True))
         assert told == {"a": "default", "tenant\0a": "tenant"}
-        assert (default.scan(), tenant.scan()) == ({"a": 1}, {"a": 2})
+        assert (dict(default.scan()), dict(tenant.scan())) == ({"a": 1}, {"a": 2})
         assert ids(tenant.search("tea", 5)) == ["a"]
 
 
@@ -537,7 +537,7 @@ class TestCollections:
         for thread in threads:
             thread.join()
         assert not failures
-        assert len(hook.scan()) == 80
+        assert len(dict(hook.scan())) == 80
 
     async def test_tasks_share_a_hook(self, async_http: Chroma) -> None:
         hook = async_http.hook()
@@ -556,7 +556,7 @@ hook = ChromaSyncHook(chromadb.EphemeralClient(), "memory", LexicalEmbedder(64))
 hook.apply(put(fact("a")))
 if child := os.fork():
     _, status = os.waitpid(child, 0)
-    print(status, hook.scan())
+    print(status, dict(hook.scan()))
 else:
     try:
         hook.apply(put(fact("b")))

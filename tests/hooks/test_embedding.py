@@ -59,7 +59,7 @@ class TestCache:
         store.rollback("s", 2)
         store.redo("s")
         assert embed.taken() == []
-        assert hook.scan() == {"a": 2}
+        assert dict(hook.scan()) == {"a": 2}
         store.update("a", {"content": "coffee"})
         assert embed.taken() == [["coffee"]]
         store.rollback("s")

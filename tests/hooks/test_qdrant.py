@@ -157,14 +157,14 @@ from memstate_core.hooks.qdrant import QdrantSyncHook
 from tests.hooks.facts import fact, put
 hook = QdrantSyncHook(QdrantClient(path=sys.argv[1]), "memory", LexicalEmbedder(64))
 hook.apply(put(*(fact(f"f{number}", f"note {number}") for number in range(20))))
-print(*hook.scan(), flush=True)
+print(*dict(hook.scan()), flush=True)
 os.kill(os.getpid(), signal.SIGKILL)
 """
         killed = subprocess.run([sys.executable, "-c", code, tmp_path], cwd=ROOT, capture_output=True, text=True)
         assert len(killed.stdout.split()) == 20, killed.stderr
         client = QdrantClient(path=str(tmp_path))
         hook = QdrantSyncHook(client, "memory", LexicalEmbedder(64))
-        assert hook.scan().keys() == set(killed.stdout.split())
+        assert dict(hook.scan()).keys() == set(killed.stdout.split())
         assert ids(hook.search("note 7", 1)) == ["f7"]
         client.close()
 
@@ -493,14 +493,14 @@ class TestCollections:
         for thread in threads:
             thread.join()
         assert not failures
-        assert len(hooks[0].scan()) == 160
+        assert len(dict(hooks[0].scan())) == 160
 
     @pytest.mark.parametrize("flavour", ["http", "memory"])
     async def test_tasks_share_a_hook(self, flavour: str, qdrant_url: str) -> None:
         client = AsyncQdrantClient(":memory:") if flavour == "memory" else AsyncQdrantClient(qdrant_url)
         hook = AsyncQdrantSyncHook(client, uuid.uuid4().hex, LexicalEmbedder(64))
         await asyncio.gather(*(hook.apply(put(fact(f"f{number}"))) for number in range(20)))
-        assert len(await hook.scan()) == 20
+        assert len([entry async for entry in hook.scan()]) == 20
         await client.close()
 
     @pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
@@ -516,9 +516,9 @@ hook = QdrantSyncHook(QdrantClient(":memory:"), "memory", LexicalEmbedder(64))
 hook.apply(put(fact("a")))
 if child := os.fork():
     _, status = os.waitpid(child, 0)
-    print(status, hook.scan())
+    print(status, dict(hook.scan()))
 else:
-    for use in (lambda: hook.apply(put(fact("b"))), lambda: hook.search("tea", 1), hook.scan):
+    for use in (lambda: hook.apply(put(fact("b"))), lambda: hook.search("tea", 1), lambda: list(hook.scan())):
         try:
             use()
         except HookError as error:

@@ -35,6 +35,7 @@ from memstate import (
     Operation,
     PostgresStorage,
     RedisStorage,
+    Report,
     SchemaRegistry,
     ScoredFact,
     SearchResult,
@@ -188,7 +189,7 @@ def going_back(store: MemoryStore) -> None:
 
 def looking_after(store: MemoryStore) -> None:
     store.recover()
-    store.verify()
+    assert_type(store.verify(progress=lambda hook, done, total: print(hook, done / total)), Report)
     assert_type(store.deliver(), int)
     assert_type(store.lag(), list[Lag])
     store.add_hook(on_change, delivery="deferred")

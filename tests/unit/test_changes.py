@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from dataclasses import FrozenInstanceError
+from datetime import datetime
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from memstate_core.changes import images_of, plan_move, to_change, to_transaction, touched
-from memstate_core.facts import Change, ChangedVersions, Entry, Fact, FactChange, Operation, StoredFact
+from memstate_core.facts import Change, ChangedVersions, Entry, Fact, FactChange, Operation, StoredFact, Transaction
 from memstate_core.testing.profiles import tries
 
 TS = "2030-01-01T00:00:00.000000+00:00"
@@ -123,3 +126,12 @@ def test_transactions_as_users_see_them() -> None:
     assert (second.before, second.after) == (None, None)
     root = to_transaction(entry(1)._replace(head=0), images, decode)
     assert (root.parent, root.position, tuple(root.changes)) == (None, None, ())
+
+
+def test_every_value_of_a_transaction_is_in_its_place() -> None:
+    one = to_transaction(entry(7), {}, decode)
+    time = datetime.fromisoformat(TS)
+    same = Transaction("tx-7", 7, "s", Operation.UPDATE, "actor", None, "mark", time, None, "tx-7", ())
+    assert (one, repr(one)) == (same, repr(same))
+    with pytest.raises(FrozenInstanceError):
+        one.seq = 8  # type: ignore[misc]

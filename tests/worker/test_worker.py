@@ -169,7 +169,7 @@ def test_a_hook_that_fails_while_it_is_mended() -> None:
         ("tests.worker.apps", "'tests.worker.apps' names no store; write MODULE:NAME, such as myapp.memory:store"),
         (
             "tests.worker.nothing:store",
-            "there is no module 'tests.worker.nothing'; start the worker where your code can",
+            "there is no module 'tests.worker.nothing'; start the command where your code can",
         ),
         ("tests.worker.apps:nothing", "'tests.worker.apps' has no 'nothing'"),
         (

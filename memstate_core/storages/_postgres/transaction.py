@@ -126,13 +126,13 @@ class ReadTransaction:
         limit, offset = selection.limit, selection.offset
         if not residual and not selection.order:
             limited = limit is not None or offset > 0
-            statement = sql.selection(False, *shape, limited, False)
+            statement = sql.selection(False, *shape, limited, "after" in values)
             return list(
                 await self._ask(statement, **values, limit=_UNLIMITED if limit is None else limit, offset=offset)
             )
         end = None if limit is None else offset + limit
         if selection.order:
-            rows = await self._ask(sql.selection(False, *shape, False, False), **values)
+            rows = await self._ask(sql.selection(False, *shape, False, "after" in values), **values)
             by_id = {row[0]: row for row in rows}
             facts = sort_facts(self._matching(map(_fact, rows), selection), selection.order, selection.decode)
             return [by_id[fact.id] for fact in facts[offset:end]]
@@ -146,12 +146,13 @@ class ReadTransaction:
         assert fulfils is not None
         by_payload = shape[-1]
         if by_payload or end is None or self._hold is None:
-            rows = await self._ask(sql.selection(False, *shape, False, False), **values)
+            rows = await self._ask(sql.selection(False, *shape, False, "after" in values), **values)
             return list(itertools.islice((row for row in rows if fulfils(selection.decode(_fact(row)))), end))
         statement = sql.selection(False, *shape, True, True)
         found: list[Sequence[Any]] = []
         page = min(max(_LEAST_PAGE, end), _UNLIMITED)
-        after = -1
+        first = values.pop("after", -1)
+        after = first
         while len(found) < end:
             rows = await self._ask(statement, **values, limit=page, offset=0, after=after)
             found.extend(row for row in rows if fulfils(selection.decode(_fact(row))))
@@ -160,7 +161,7 @@ class ReadTransaction:
             after = rows[-1][_WIDTH - 1]
             page = min(page * 2, _UNLIMITED)
             if len(found) < end and await self._hold():
-                found, after = [], -1  # the first page was of an earlier moment than all others will be
+                found, after = [], first  # the first page was of an earlier moment than all others will be
         return found[:end]
 
     @staticmethod
@@ -172,7 +173,7 @@ class ReadTransaction:
         values, shape, residual = self._source(selection)
         if residual:
             return sum(1 for _ in await self._selected(selection))
-        rows = await self._ask(sql.selection(True, *shape, False, False), **values)
+        rows = await self._ask(sql.selection(True, *shape, False, "after" in values), **values)
         count: int = rows[0][0]
         return count
 
@@ -185,6 +186,8 @@ class ReadTransaction:
             values["session_id"] = selection.session_id
         if selection.typename is not None:
             values["type"] = selection.typename
+        if selection.after is not None:
+            values["after"] = selection.after
         predicate = selection.predicate
         residual = predicate is not None
         field = None

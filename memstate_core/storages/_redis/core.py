@@ -35,7 +35,7 @@ from memstate_core.storages._redis.write_script import ABANDON, WRITE
 
 T = TypeVar("T")
 
-logger = logging.getLogger("memstate")
+logger = logging.getLogger("memstate.redis")
 
 # After so many attempts a work takes the lock, and after one that took so long, in seconds.
 _TRIES: Final = 3

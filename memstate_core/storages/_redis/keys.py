@@ -104,6 +104,11 @@ def span(letter: str, *looked_for: str) -> Span:
     return Span(f"[{start}\0".encode(), f"({start}\x01".encode())
 
 
+def behind(bounds: Span, ordinal: int) -> Span:
+    """What of a span of facts in their order comes after an ordinal."""
+    return bounds._replace(low=bounds.low + f"{max(ordinal + 1, 0):016x}".encode())
+
+
 def span_of_range(typename: str, range_: Range) -> Span:
     start = f"f{typename}\0{range_.path}\0{range_.kind}"
     low = f"[{start}" if range_.low is None else f"[{start}{_key_of(range_.kind, range_.low)}"

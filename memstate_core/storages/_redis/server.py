@@ -10,7 +10,7 @@ from redis import exceptions
 
 from memstate_core.errors import StorageError, UnavailableError
 
-logger = logging.getLogger("memstate")
+logger = logging.getLogger("memstate.redis")
 
 _OLDEST: Final = (6, 2)
 

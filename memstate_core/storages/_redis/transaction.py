@@ -11,7 +11,16 @@ from memstate_core.intents import matches
 from memstate_core.protocols import Batch, Claim, Delivery, Lane, LaneState, Position, Record, Selection
 from memstate_core.storages._places import refuse_shared_places
 from memstate_core.storages._redis import outbox, scripts
-from memstate_core.storages._redis.keys import Span, hex_of, lane_key, number_key, session_key, span, span_of_range
+from memstate_core.storages._redis.keys import (
+    Span,
+    behind,
+    hex_of,
+    lane_key,
+    number_key,
+    session_key,
+    span,
+    span_of_range,
+)
 from memstate_core.storages._redis.known import Holder, Known
 from memstate_core.storages._redis.scripts import CHUNK, DIVIDER, Script
 from memstate_core.storages._redis.values import (
@@ -268,13 +277,17 @@ class RedisTransaction:
             if exact or usable:
                 spans = [span_of_range(selection.typename, range_) for range_ in exact or usable]
                 decided = len(spans) == 1 and predicate.decided_by((exact or usable)[0]) and isinstance(session, Unset)
-                return spans, bool(exact), decided
+                return spans, bool(exact), decided and selection.after is None
         spans = []
         if not isinstance(session, Unset):
             spans.append(span("s", session_key(session)))
         if selection.typename is not None:
             spans.append(span("t", selection.typename))
-        return spans or [span("o")], True, predicate is None and len(spans) < 2
+        decided = predicate is None and len(spans) < 2
+        spans = spans or [span("o")]
+        if selection.after is not None:
+            spans = [behind(one, selection.after) for one in spans]
+        return spans, True, decided
 
     async def _selected(
         self, spans: list[Span], selection: Selection, decided: bool, limit: int | None, offset: int = 0

@@ -145,6 +145,9 @@ class SQLiteTransaction:
         if not isinstance(selection.session_id, Unset):
             text += " AND f.session_id IS ?"
             parameters.append(selection.session_id)
+        if selection.after is not None:
+            text += " AND f.row > ?"
+            parameters.append(selection.after)
         return text, parameters, residual
 
     @staticmethod

@@ -1,0 +1,68 @@
+"""Which subcommands there are, and what they are given."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from typing import Annotated, Any, Final, NamedTuple
+
+import typer
+from typer.main import get_command
+
+from memstate_core.cli import demo, indexes, worker
+
+# A mistake in the arguments. Typer used to stand on Click, and now has it within.
+_MISTAKE: Final = tuple(
+    kind for kind in typer.BadParameter.__mro__ if issubclass(kind, Exception) and hasattr(kind, "format_message")
+)
+
+
+class Parsed(NamedTuple):
+    """What the arguments ask for: ``run`` does it, and returns whether all is well."""
+
+    name: str
+    run: Callable[[], bool]
+
+
+class Complaint(NamedTuple):
+    """Why they ask for nothing that can be done."""
+
+    command: str
+    message: str
+
+
+def parse(arguments: Sequence[str]) -> Parsed | Complaint | None:
+    """Parse a command line; None: it asked for something that has been printed by now."""
+    try:
+        done: Any = get_command(_app()).main(list(arguments), prog_name="memstate", standalone_mode=False)
+    except _MISTAKE as caught:
+        error: Any = caught
+        context = getattr(error, "ctx", None)
+        return Complaint(context.command_path if context else "memstate", error.format_message())
+    return Parsed(f"memstate {arguments[0]}", done) if callable(done) else None
+
+
+def _app() -> typer.Typer:
+    app = typer.Typer(add_completion=False, rich_markup_mode=None)
+
+    @app.callback()
+    def memstate(
+        show_version: Annotated[
+            bool, typer.Option("--version", help="Show the version, and end.", is_eager=True, callback=_show_version)
+        ] = False,
+    ) -> None:
+        """Transactional memory for AI agents."""
+
+    for family in (demo, worker, indexes):
+        family.add_to(app)
+    return app
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        try:
+            found = version("memstate")
+        except PackageNotFoundError:
+            found = "(not installed)"
+        print(f"memstate {found}")
+        raise typer.Exit

@@ -1,0 +1,1 @@
+from memstate_core.testing.rebuilding import *  # noqa: F403

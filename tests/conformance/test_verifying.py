@@ -1,0 +1,1 @@
+from memstate_core.testing.verifying import *  # noqa: F403
