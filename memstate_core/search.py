@@ -127,13 +127,16 @@ async def _ranked(
 ) -> list[tuple[StoredFact, float]]:
     """The best ``limit`` facts of one index that match, asking for more until there are enough or no more."""
     in_doubt: list[StoredFact] | None = None
+    # Where a filter costs many times the search, what is near is looked through first: if facts that match are common,
+    # there are enough.
+    asked = scope._replace(filters=None) if hook.dear_filters else scope
     wanted = limit if selection.predicate is None else limit * 4
     while True:
         # What is being changed before or after the index is asked may be in it otherwise than it is committed.
         claimed = await engine.storage.read(engine.namespace, _claimed)
         if claimed:
             await engine.recovery.heal_in_passing()
-        found: Sequence[SearchResult] = await _ask(engine, hook, query, wanted, scope)
+        found: Sequence[SearchResult] = await _ask(engine, hook, query, wanted, asked)
 
         async def read(
             tx: StorageTransaction, found: Sequence[SearchResult] = found, claimed: set[str] = claimed
@@ -176,7 +179,9 @@ async def _ranked(
         )
         if len(best) >= limit or exhausted:
             return best[:limit]
-        wanted *= 4
+        if asked == scope:
+            wanted *= 4
+        asked = scope
         in_doubt = None
 
 
