@@ -56,6 +56,7 @@ T = TypeVar("T")
 _NEIGHBORS: Final = 32
 
 _PAGE: Final = 1000
+_LISTED: Final = 5000
 
 # Where the metadata of a rebuilt collection has what its embedding function makes of one text.
 _MODEL: Final = "memstate_model"
@@ -168,9 +169,9 @@ class _ChromaHook(VectorHook):
         ]
 
     async def _page(self, cursor: Any) -> tuple[list[tuple[str, int]], Any]:
-        offset, size = cursor or 0, min((await self._open()).limit, _PAGE)
-        ours = {_mapping.NAMESPACE: _mapping.encodable(self._namespace)}
-        page = await self._request("get", where=ours, limit=size, offset=offset, include=["metadatas"])
+        # A filter would be evaluated for the whole collection at each page, and an offset is walked to.
+        offset, size = cursor or 0, min((await self._open()).limit, _LISTED)
+        page = await self._request("get", limit=size, offset=offset, include=["metadatas"])
         count = len(page["ids"])
         return self._versions(page), offset + count if count == size else None
 
@@ -182,11 +183,12 @@ class _ChromaHook(VectorHook):
         return found
 
     def _versions(self, page: Any) -> list[tuple[str, int]]:
-        entries = zip(page["ids"], page["metadatas"], strict=True)
+        """What is of our namespace in a page."""
+        ours = _mapping.encodable(self._namespace)
         return [
             (self._fact_id(entry_id), metadata[_mapping.VERSION])
-            for entry_id, metadata in entries
-            if _mapping.VERSION in (metadata or {})
+            for entry_id, metadata in zip(page["ids"], page["metadatas"], strict=True)
+            if (metadata or {}).get(_mapping.NAMESPACE) == ours
         ]
 
     async def _all(self, read: Callable[[str, Any], list[T]], where: Where | None, *include: str) -> list[T]:

@@ -195,6 +195,7 @@ def looking_after(store: MemoryStore) -> None:
     store.add_hook(on_change, delivery="deferred")
     store.repair()
     store.reindex()
+    store.reindex("chroma:notes", into=on_change, progress=print)
     store.migrate_facts()
     store.put_record("settings", "theme", b"dark")
     assert_type(store.get_record("settings", "theme"), bytes | None)

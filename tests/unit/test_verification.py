@@ -55,7 +55,7 @@ def test_an_asynchronous_scan_is_refused_by_a_sync_store() -> None:
 
 
 def test_memory_stays_flat(tmp_path: Path) -> None:
-    """Eight times as many facts take no more memory to compare, or to find nothing to mend."""
+    """Four times as many facts take no more memory to compare, or to find nothing to mend."""
 
     def scan() -> Iterator[tuple[str, int]]:
         return ((f"n{number}", 1) for number in range(count))
@@ -69,7 +69,7 @@ def test_memory_stays_flat(tmp_path: Path) -> None:
     peaks, count = [], 0
     with SQLiteStorage(tmp_path / "memory.db") as storage:
         store = MemoryStore(storage, [hook], allow_unregistered=True)
-        for until in (2000, 16000):
+        for until in (3000, 12000):
             with store.transaction() as tx:
                 for number in range(count, until):
                     tx.commit(Fact("note", {"text": "some text"}, id=f"n{number}"))
