@@ -18,6 +18,7 @@ import argparse
 import contextlib
 import importlib
 import json
+import logging
 import os
 import platform
 import subprocess
@@ -230,4 +231,5 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
+    logging.getLogger("memstate").setLevel(logging.CRITICAL)  # that something is in doubt is meant
     sys.exit(main())
