@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
-.PHONY: help demo test lint bench clean
+.PHONY: help demo test lint bench faults clean
 .DELETE_ON_ERROR:
 
 help:
@@ -14,6 +14,7 @@ help:
 	@echo "make test    install what the tests need; check format, lint and types; run the tests under coverage"
 	@echo "make lint    the checks of make test without the tests"
 	@echo "make bench   measure speed against the bare database"
+	@echo "make faults  break the store in every way, beside dual writes, and count what is wrong afterwards"
 	@echo "make clean   remove .venv and everything else that was made"
 
 demo: $(VENV)/.demo
@@ -29,6 +30,9 @@ lint: $(VENV)/.dev
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks
+
+faults: $(VENV)/.dev
+	$(BIN)/python -m benchmarks.faults
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage .coverage.* htmlcov

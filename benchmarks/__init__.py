@@ -11,4 +11,6 @@ leaves out, is said where it stands (:mod:`benchmarks.storages`).
 :mod:`.hooks`           what the store adds to Chroma's own time (needs ``memstate[chroma]``)
 :mod:`.peer`            another package of the same name, in a process of its own (``--peer DIR``)
 ======================  ============================================================================================
+
+``python -m benchmarks.faults`` measures something else: what survives which fault (:mod:`benchmarks.faults`).
 """

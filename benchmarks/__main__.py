@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from benchmarks import asynchronous, facts, growth, hooks, peer
+from benchmarks import asynchronous, checkpoints, facts, growth, hooks, peer
 from benchmarks.bench import QUICK, Bench, Sizes
 from benchmarks.measure import Effort, Row
 from benchmarks.report import table, write_json
@@ -21,6 +21,7 @@ SECTIONS: dict[str, Rows] = {
     "async": asynchronous.rows,
     "growth": growth.rows,
     "hooks": hooks.rows,
+    "checkpoints": checkpoints.rows,
 }
 
 

@@ -19,6 +19,7 @@ _FIGURES = {
     "Growth with facts": ("small", "large"),
     "Growth with the journal": ("short", "long"),
     "Hooks": ("index", "with store"),
+    "Checkpoints": ("peer", "memstate"),
     "Peer": ("peer", "memstate"),
 }
 

@@ -42,6 +42,7 @@ from memstate_core.storages.sqlite import AsyncSQLiteStorage, SQLiteStorage
 from memstate_core.store import MemoryStore
 from memstate_core.transaction_block import TransactionBlock
 from memstate_core.verification import Drift, Report
+from memstate_core.views import AsyncMemoryView, MemoryView
 
 if TYPE_CHECKING:  # no part of ``import *``, which would import the vendors
     from memstate_core.storages.postgres import AsyncPostgresStorage as AsyncPostgresStorage
@@ -53,6 +54,7 @@ __all__ = [
     "UNSET",
     "AsyncInMemoryStorage",
     "AsyncMemoryStore",
+    "AsyncMemoryView",
     "AsyncSQLiteStorage",
     "AsyncTransactionBlock",
     "BusyError",
@@ -72,6 +74,7 @@ __all__ = [
     "MemStateError",
     "MemoryStore",
     "MemoryStoreError",
+    "MemoryView",
     "Moved",
     "NativeFilter",
     "NotFoundError",

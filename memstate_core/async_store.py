@@ -33,6 +33,7 @@ from memstate_core.recovery import Recovered
 from memstate_core.schemas import SchemaRegistry
 from memstate_core.store_base import Filters, Patch, StoreBase
 from memstate_core.verification import Report
+from memstate_core.views import AsyncMemoryView
 
 
 class AsyncMemoryStore(StoreBase):
@@ -273,6 +274,10 @@ class AsyncMemoryStore(StoreBase):
     ) -> list[ScoredFact]:
         """Same as :meth:`MemoryStore.search`, awaited."""
         return await search.search(self._use(), query, limit, filters, score_threshold, session_id, typename)
+
+    def at(self, where: Any, session_id: str | None = None) -> AsyncMemoryView:
+        """Same as :meth:`MemoryStore.at`; its view's methods are awaited."""
+        return AsyncMemoryView(self, self.past(where, session_id))
 
     # Records
 

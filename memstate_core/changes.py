@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import fields
 from datetime import datetime
 from typing import Any, Final, NamedTuple
 
@@ -23,8 +22,6 @@ Images = Mapping[tuple[str, int], StoredFact]
 Decode = Callable[[StoredFact], dict[str, Any]]
 
 _OPERATIONS: Final = {operation.value: operation for operation in Operation}
-# By these a transaction is made in half the time that a frozen dataclass's own __init__ takes.
-_SETTERS: Final = tuple(getattr(Transaction, field.name).__set__ for field in fields(Transaction))
 
 
 class Move(NamedTuple):
@@ -34,11 +31,11 @@ class Move(NamedTuple):
     conflicts: tuple[str, ...]
 
 
-def plan_move(up: Sequence[Entry], down: Sequence[Entry], versions: Mapping[str, int]) -> Move:
+def plan_move(up: Sequence[Entry], down: Sequence[Entry], versions: Mapping[str, int], *, anyhow: bool = False) -> Move:
     """Undo ``up`` (newest first), then do ``down`` (oldest first) again, from the current ``versions`` (0: none).
 
     A change is undone only where the fact is still as that change left it, and redone only where it is as it
-    was before; a fact for which that fails stays as it is from there on.
+    was before (``anyhow``: whatever it was); a fact for which that fails stays as it is from there on.
     """
     state = dict(versions)
     conflicts: dict[str, None] = {}
@@ -50,7 +47,7 @@ def plan_move(up: Sequence[Entry], down: Sequence[Entry], versions: Mapping[str,
                 conflicts[fact_id] = None
     for entry in down:
         for fact_id, before, after in entry.changes:
-            if state.get(fact_id, 0) == before and fact_id not in conflicts:
+            if (anyhow or state.get(fact_id, 0) == before) and fact_id not in conflicts:
                 state[fact_id] = after
             else:
                 conflicts[fact_id] = None
@@ -60,18 +57,22 @@ def plan_move(up: Sequence[Entry], down: Sequence[Entry], versions: Mapping[str,
 
 def touched(entries: Iterable[Entry]) -> list[str]:
     """The ids of all facts that the entries changed, each once."""
-    return list(dict.fromkeys([fact_id for entry in entries for fact_id, _, _ in entry.changes]))
+    ids: dict[str, None] = {}
+    for entry in entries:
+        for fact_id, _, _ in entry.changes:
+            ids[fact_id] = None
+    return list(ids)
 
 
 def images_of(entries: Iterable[Entry]) -> list[tuple[str, int]]:
     """The (id, version) of every before and after of the entries, each once."""
-    wanted = {
-        (fact_id, version)
-        for entry in entries
-        for fact_id, before, after in entry.changes
-        for version in (before, after)
-        if version
-    }
+    wanted: dict[tuple[str, int], None] = {}
+    for entry in entries:
+        for fact_id, before, after in entry.changes:
+            if before:
+                wanted[fact_id, before] = None
+            if after:
+                wanted[fact_id, after] = None
     return list(wanted)
 
 
@@ -88,7 +89,8 @@ def to_transaction(entry: Entry, images: Images, decode: Decode) -> Transaction:
     """A journal entry with the facts that it speaks of."""
     seq, session_id, parent, head, operation, actor, reason, mark, ts, versions = entry
     id_ = transaction_id(seq)
-    values = (
+    assert id_ is not None
+    return Transaction(
         id_,
         seq,
         session_id,
@@ -101,10 +103,6 @@ def to_transaction(entry: Entry, images: Images, decode: Decode) -> Transaction:
         id_ if head == seq else transaction_id(head),
         LazyChanges(len(versions), lambda: tuple([_change_of(one, images, decode) for one in versions])),
     )
-    transaction = object.__new__(Transaction)
-    for set_field, value in zip(_SETTERS, values, strict=True):
-        set_field(transaction, value)
-    return transaction
 
 
 def _change_of(versions: ChangedVersions, images: Images, decode: Decode) -> Change:

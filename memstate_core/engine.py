@@ -7,7 +7,7 @@ event loop and no connection.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Literal
 
@@ -64,6 +64,10 @@ from memstate_core.verification import Report, Verification
 
 OnConflict = Literal["raise", "keep"]
 ContextProvider = Callable[[], TransactionContext | None]
+# The seq at which a session stood, found in the transaction that reads.
+Locate = Callable[[StorageTransaction], Awaitable[int]]
+# The session and the place that something names; None: it names none.
+Locator = Callable[[Any], tuple[str | None, Locate] | None]
 
 
 def now_utc() -> datetime:
@@ -94,6 +98,8 @@ class Engine:
         self.hooks: list[HookAdapter] = []
         self._told_in_commits: list[HookAdapter] = []
         self.context = context
+        # What integrations take for a place in a session's history, beside transactions, savepoints and marks.
+        self.locators: list[Locator] = []
         self.clock = clock
         self.recovery = Recovery(storage, namespace, runtime, self.registry.decode, lease, claim_timeout)
         self.verification = Verification(self.recovery)
@@ -289,7 +295,11 @@ class Engine:
 
     async def do(self, intent: Intent, operation: Operation, actor: str | None, reason: str | None) -> Any:
         """Carry out one intent; returns what it returned."""
-        plan = await self.carry_out((intent,), operation, actor=actor, reason=reason)
+        line: str | None | Unset = UNSET
+        if isinstance(intent, Patch) or (isinstance(intent, Remove) and isinstance(intent.session_id, Unset)):
+            context = self.context() if self.context else None
+            line = context.session_id if context is not None else UNSET
+        plan = await self.carry_out((intent,), operation, session_id=line, actor=actor, reason=reason)
         return plan.result[0]
 
     async def set_savepoint(self, session_id: str | None, name: str) -> str | None:
@@ -333,7 +343,7 @@ class Engine:
         actor: str | None,
         reason: str | None,
         mark: str | None,
-        head: int,
+        head: int | None,
         redo: int,
     ) -> NewEntry:
         """The journal entry of a move of the head."""

@@ -45,6 +45,7 @@ class Operation(StrEnum):
     ROLLBACK = "ROLLBACK"
     REDO = "REDO"
     CHECKOUT = "CHECKOUT"
+    REPLAY = "REPLAY"
 
 
 # A UUID's variant is two fixed bits and two random ones.
@@ -272,7 +273,8 @@ class Moved(list[Transaction]):
         self.redone = list(redone)
         self.kept = tuple(kept)
         self.transaction_id = transaction_id
-        super().__init__([*self.undone, *self.redone])
+        self += self.undone
+        self += self.redone
 
 
 @dataclass(frozen=True, slots=True)
@@ -294,7 +296,10 @@ class ScoredFact:
 
 @dataclass(frozen=True, slots=True)
 class TransactionContext:
-    """What an integration supplies for every write that does not say otherwise."""
+    """What an integration supplies for every write that does not say otherwise.
+
+    ``session_id`` is also that of the history which records an update or deletion; without it, that of the fact.
+    """
 
     session_id: str | None | Unset = UNSET
     mark: str | None = None

@@ -371,19 +371,20 @@ class Promote:
     async def apply(self, space: Workspace) -> list[str]:
         space.line = self.session_id
         promoted = []
-        selected = [fact for fact in await _session_facts(space, self.session_id) if self._selects(space, fact)]
+        facts = await _session_facts(space, self.session_id)
+        selected = [fact for fact in facts if self._selects(space, fact)]
         await space.read_versions([fact.id for fact in selected])
         for fact in selected:
+            # Taken apart and made anew: _replace takes three times as long, and a session may have many facts.
+            id_, typename, payload, source, _, _, _, _, schema_version, singleton, ordinal = fact
             place: str | None = None
             fields: tuple[IndexEntry, ...] = ()
-            if space.definition(fact.type).indexed:
-                place, fields = space.describe(fact.type, space.registry.decode(fact), None)
-                if place != fact.singleton:
-                    await _check_place(space, fact.id, place)
-            version = space.version_read(fact.id)
-            id_, typename, payload, source, _, _, _, _, schema_version, _, ordinal = fact
+            if space.definition(typename).indexed:
+                place, fields = space.describe(typename, space.registry.decode(fact), None)
+                if place != singleton:
+                    await _check_place(space, id_, place)
+            version = space.version_read(id_)
             space.put(
-                # Made anew: _replace takes three times as long, and a session may have many facts.
                 StoredFact(
                     id_, typename, payload, source, None, space.ts, version, False, schema_version, place, ordinal
                 ),

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 from memstate_core.changes import Move, images_of, plan_move, touched
 from memstate_core.commit import Plan
@@ -21,7 +21,7 @@ from memstate_core.facts import (
     transaction_id,
     transaction_seq,
 )
-from memstate_core.protocols import Batch, Position, StorageTransaction
+from memstate_core.protocols import Batch, Position, RecordWrite, StorageTransaction
 from memstate_core.values import check_identifier, count, timestamp
 
 Target = str | datetime | Transaction
@@ -30,17 +30,22 @@ Target = str | datetime | Transaction
 _CHUNK = 64
 
 
-class Route:
-    """The way from the head to where it shall go: ``up`` newest first, then ``down`` oldest first."""
+class Route(NamedTuple):
+    """The way from the head to where it shall go: ``up`` newest first, then ``down`` oldest first.
 
-    def __init__(self, head: int, redo: int, up: Sequence[Entry], down: Sequence[Entry]) -> None:
-        self.head = head
-        self.redo = redo
-        self.up = up
-        self.down = down
+    ``head`` None: the move is a step of the session's line like any other transaction, and the head goes to it.
+    ``records`` are written with it, and ``mark`` is its own.
+    """
+
+    head: int | None
+    redo: int
+    up: Sequence[Entry]
+    down: Sequence[Entry]
+    records: Sequence[RecordWrite] = ()
+    mark: str | None = None
 
 
-Router = Callable[[StorageTransaction, Position], Any]
+Router = Callable[[StorageTransaction, Position], Awaitable[Route]]
 
 
 async def rollback(
@@ -62,7 +67,7 @@ async def rollback(
         elif target_ts is not None:
             up = await _newer_than(tx, position.head, target_ts)
         else:
-            seq = await _resolve(tx, session_id, to, position.head)  # type: ignore[arg-type]
+            seq = await resolve(tx, session_id, to, position.head)  # type: ignore[arg-type]
             up = await tx.line(position.head, above=seq)
             if (up[-1].parent if up else position.head) != seq:
                 raise NotFoundError(
@@ -72,7 +77,7 @@ async def rollback(
         head = up[-1].parent if up else position.head
         return Route(head, position.redo or position.head, up, ())
 
-    return await _move(engine, session_id, Operation.ROLLBACK, route, on_conflict, actor, reason)
+    return await move(engine, session_id, Operation.ROLLBACK, route, on_conflict, actor, reason)
 
 
 async def redo(
@@ -93,7 +98,7 @@ async def redo(
         head = down[-1].seq if down else position.head
         return Route(head, 0 if head == position.redo else position.redo, (), down)
 
-    return await _move(engine, session_id, Operation.REDO, route, on_conflict, actor, reason)
+    return await move(engine, session_id, Operation.REDO, route, on_conflict, actor, reason)
 
 
 async def checkout(
@@ -107,18 +112,32 @@ async def checkout(
     """See :meth:`memstate_core.MemoryStore.checkout`."""
 
     async def route(tx: StorageTransaction, position: Position) -> Route:
-        seq = 0 if target is None else await _resolve(tx, session_id, target, None)
-        up, down = await _between(tx, position.head, seq)
-        if not down:
-            ahead = position.redo or position.head
-        elif not up and position.redo and seq != position.redo:
-            line = await tx.line(position.redo, above=seq)
-            ahead = position.redo if line and line[-1].parent == seq else 0
-        else:
-            ahead = 0
-        return Route(seq, ahead if ahead != seq else 0, up, down)
+        return await route_to(tx, position, 0 if target is None else await resolve(tx, session_id, target, None))
 
-    return await _move(engine, session_id, Operation.CHECKOUT, route, on_conflict, actor, reason)
+    return await move(engine, session_id, Operation.CHECKOUT, route, on_conflict, actor, reason)
+
+
+async def route_to(tx: StorageTransaction, position: Position, seq: int) -> Route:
+    """The way from a session's head to any place of its tree."""
+    up, down = await between(tx, position.head, seq)
+    if not down:
+        ahead = position.redo or position.head
+    elif not up and position.redo and seq != position.redo:
+        line = await tx.line(position.redo, above=seq)
+        ahead = position.redo if line and line[-1].parent == seq else 0
+    else:
+        ahead = 0
+    return Route(seq, ahead if ahead != seq else 0, up, down)
+
+
+async def replay(tx: StorageTransaction, position: Position, base: int, kept: Sequence[int]) -> Route:
+    """Undo all that came after ``base``, and do the transactions ``kept`` again, as a step of the line.
+
+    ``base`` is the head or one of its ancestors; ``kept`` may be on other lines. They are done in the order given.
+    """
+    up = await tx.line(position.head, above=base)
+    entries = await tx.entries(kept)
+    return Route(None, 0, up, [entries[seq] for seq in kept])
 
 
 async def _newer_than(tx: StorageTransaction, head: int, ts: str) -> list[Entry]:
@@ -130,7 +149,7 @@ async def _newer_than(tx: StorageTransaction, head: int, ts: str) -> list[Entry]
     return newer
 
 
-async def _resolve(tx: StorageTransaction, session_id: str | None, target: str | Transaction, head: int | None) -> int:
+async def resolve(tx: StorageTransaction, session_id: str | None, target: str | Transaction, head: int | None) -> int:
     """The seq on which the session stands at a transaction, a savepoint or a mark.
 
     Of several transactions with the mark, the newest one on the line from ``head`` (None: the newest) is meant.
@@ -189,7 +208,7 @@ class _Walker:
         return entry
 
 
-async def _between(tx: StorageTransaction, head: int, target: int) -> tuple[list[Entry], list[Entry]]:
+async def between(tx: StorageTransaction, head: int, target: int) -> tuple[list[Entry], list[Entry]]:
     """What to undo (newest first) and what to do again (oldest first) to get from one place to the other."""
     here, there = _Walker(tx, head), _Walker(tx, target)
     up: list[Entry] = []
@@ -201,7 +220,7 @@ async def _between(tx: StorageTransaction, head: int, target: int) -> tuple[list
     return up, down[::-1]
 
 
-async def _move(
+async def move(
     engine: Engine,
     session_id: str | None,
     operation: Operation,
@@ -210,7 +229,7 @@ async def _move(
     actor: str | None,
     reason: str | None,
 ) -> Moved:
-    """Plan and carry out a move as one transaction."""
+    """Plan and carry out a move as one transaction; ``router`` decides in it where to go."""
     check_identifier("session_id", session_id, optional=True)
     if on_conflict not in ("raise", "keep"):
         raise ValueError(f"on_conflict is 'raise' or 'keep', not {on_conflict!r}")
@@ -220,37 +239,50 @@ async def _move(
     async def planner(tx: StorageTransaction) -> Plan:
         position = await tx.position(session_id)
         await engine.definitions.refreshed(tx, position)
-        route: Route = await router(tx, position)
+        route = await router(tx, position)
         path = [*route.up, *route.down]
         if not path:
-            return Plan(position, Moved(), session_id, Batch())
+            return Plan(position, Moved(), session_id, Batch(records=route.records))
         ids = touched(path)
         facts = await tx.facts(ids)
         versions = {id_: facts[id_].version for id_ in ids if id_ in facts}
-        move = plan_move(route.up, route.down, versions)
-        images = {(fact.id, fact.version): fact for fact in facts.values()}
+        # What is replayed is done again on other ground than it was done on.
+        step = plan_move(route.up, route.down, versions, anyhow=route.head is None)
+        images = {(id_, versions[id_]): fact for id_, fact in facts.items()}
         if past := [image for image in images_of(path) if image not in images]:
             images |= await tx.versions(past)
         coming = {
             id_: engine.definitions.described(images[id_, version])
-            for id_, version in move.targets.items()
-            if version and id_ not in move.conflicts
+            for id_, version in step.targets.items()
+            if version and id_ not in step.conflicts
         }
-        blocked = await _blocked(tx, move, coming) if coming else {}
-        kept = [*move.conflicts, *blocked]
+        blocked = await _blocked(tx, step, coming) if coming else {}
+        kept = [*step.conflicts, *blocked]
         if kept and on_conflict == "raise":
             raise await _conflict(tx, operation, session_id, kept[0], blocked.get(kept[0]))
         changes = [
             FactChange(facts.get(id_), *coming[id_]) if version else FactChange(facts.get(id_), None)
-            for id_, version in move.targets.items()
-            if id_ not in blocked and id_ not in move.conflicts
+            for id_, version in step.targets.items()
+            if id_ not in blocked and id_ not in step.conflicts
         ]
         entry = engine.new_entry(
-            session_id, operation, position, actor=actor, reason=reason, mark=mark, head=route.head, redo=route.redo
+            session_id,
+            operation,
+            position,
+            actor=actor,
+            reason=reason,
+            mark=route.mark or mark,
+            head=route.head,
+            redo=route.redo,
         )
         undone = [engine.transaction(entry, images) for entry in route.up]
         redone = [engine.transaction(entry, images) for entry in route.down]
-        return Plan(position, Moved(undone, redone, kept), session_id, Batch(entry, changes, restores=True))
+        return Plan(
+            position,
+            Moved(undone, redone, kept),
+            session_id,
+            Batch(entry, changes, restores=True, records=route.records),
+        )
 
     plan = await engine.committer.commit(planner)
     moved: Moved = plan.result
@@ -259,13 +291,13 @@ async def _move(
 
 
 async def _blocked(
-    tx: StorageTransaction, move: Move, coming: Mapping[str, tuple[StoredFact, tuple[IndexEntry, ...]]]
+    tx: StorageTransaction, step: Move, coming: Mapping[str, tuple[StoredFact, tuple[IndexEntry, ...]]]
 ) -> dict[str, str]:
     """Facts that cannot come back because another fact has their singleton place: id -> the other's id."""
     blocked: dict[str, str] = {}
 
     def leaves(holder: StoredFact, place: str) -> bool:
-        if holder.id not in move.targets or holder.id in blocked or holder.id in move.conflicts:
+        if holder.id not in step.targets or holder.id in blocked or holder.id in step.conflicts:
             return False
         return holder.id not in coming or coming[holder.id][0].singleton != place
 

@@ -377,8 +377,8 @@ class Hook(Protocol):
     matched to it after a crash; default: its class or function name), ``target_types`` (it is told of no other),
     :meth:`prepare`, :meth:`search`, :meth:`scan` and :meth:`lookup`. All may be coroutine functions in an
     :class:`~memstate_core.AsyncMemoryStore`. A hook whose index several tenants may share has ``for_namespace(name)``,
-    which returns the hook that the store of that namespace uses, and one that takes filters in the index's own language
-    has ``native_filters``, the type of those.
+    which returns the hook that the store of that namespace uses. One that takes filters in the index's own language has
+    ``native_filters``, the type of those, and one to whose index filters cost many times a search is ``dear_filters``.
     """
 
     def apply(self, changes: Sequence[Change]) -> Any:

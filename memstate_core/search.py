@@ -13,6 +13,7 @@ from memstate_core.facts import ScoredFact, SearchResult, StoredFact, Unset
 from memstate_core.filters import NativeFilter
 from memstate_core.hooks._adapter import HookAdapter
 from memstate_core.intents import matches
+from memstate_core.past import Past
 from memstate_core.protocols import Scope, Selection, StorageTransaction
 from memstate_core.values import count
 
@@ -30,8 +31,10 @@ async def search(
     score_threshold: float | None,
     session_id: str | None | Unset,
     typename: str | None,
+    *,
+    past: Past | None = None,
 ) -> list[ScoredFact]:
-    """See :meth:`memstate_core.MemoryStore.search`."""
+    """See :meth:`memstate_core.MemoryStore.search`; ``past``: among the facts as they were then."""
     if not isinstance(query, str):
         raise ValueError(f"search takes a text, not {query!r}")
     limit = count("limit", limit)
@@ -59,7 +62,8 @@ async def search(
     # An index has payloads as they were written. Where a schema upgrades them since, only storage knows what matches.
     scope = Scope(selection.typename, selection.session_id, filters if selection.as_stored else None, native)
     ranked = [
-        await _ranked_by_latest(engine, hook, query, limit, selection, scope, score_threshold) for hook in searching
+        await _ranked_by_latest(engine, hook, query, limit, selection, scope, score_threshold, past)
+        for hook in searching
     ]
     if len(ranked) == 1:
         return [ScoredFact(fact.to_fact(engine.registry.decode(fact)), score) for fact, score in ranked[0]]
@@ -99,15 +103,16 @@ async def _ranked_by_latest(
     selection: Selection,
     scope: Scope,
     score_threshold: float | None,
+    past: Past | None,
 ) -> list[tuple[StoredFact, float]]:
     """The same; once more when the hook fails since another one has taken its place."""
     try:
-        return await _ranked(engine, hook, query, limit, selection, scope, score_threshold)
+        return await _ranked(engine, hook, query, limit, selection, scope, score_threshold, past)
     except HookError:
         latest = await hook.latest(engine.runtime)
         if latest is hook:
             raise
-        return await _ranked_by_latest(engine, latest, query, limit, selection, scope, score_threshold)
+        return await _ranked_by_latest(engine, latest, query, limit, selection, scope, score_threshold, past)
 
 
 async def _ranked(
@@ -118,22 +123,32 @@ async def _ranked(
     selection: Selection,
     scope: Scope,
     score_threshold: float | None,
+    past: Past | None,
 ) -> list[tuple[StoredFact, float]]:
     """The best ``limit`` facts of one index that match, asking for more until there are enough or no more."""
     in_doubt: list[StoredFact] | None = None
+    # Where a filter costs many times the search, what is near is looked through first: if facts that match are common,
+    # there are enough.
+    asked = scope._replace(filters=None) if hook.dear_filters else scope
     wanted = limit if selection.predicate is None else limit * 4
     while True:
         # What is being changed before or after the index is asked may be in it otherwise than it is committed.
         claimed = await engine.storage.read(engine.namespace, _claimed)
         if claimed:
             await engine.recovery.heal_in_passing()
-        found: Sequence[SearchResult] = await _ask(engine, hook, query, wanted, scope)
+        found: Sequence[SearchResult] = await _ask(engine, hook, query, wanted, asked)
 
         async def read(
             tx: StorageTransaction, found: Sequence[SearchResult] = found, claimed: set[str] = claimed
         ) -> tuple[dict[str, StoredFact], set[str]]:
             doubtful = claimed | await _claimed(tx)
-            return await tx.facts([*dict.fromkeys([*(result.fact_id for result in found), *doubtful])]), doubtful
+            facts = await tx.facts([*dict.fromkeys([*(result.fact_id for result in found), *doubtful])])
+            if past is not None:
+                was = await past.overlay(tx)
+                doubtful |= was.keys()
+                facts = {id_: fact for id_, fact in facts.items() if id_ not in was}
+                facts |= {id_: fact for id_, fact in was.items() if fact is not None}
+            return facts, doubtful
 
         facts, doubtful = await engine.storage.read(engine.namespace, read)
         results: dict[str, tuple[StoredFact, float]] = {}
@@ -164,7 +179,9 @@ async def _ranked(
         )
         if len(best) >= limit or exhausted:
             return best[:limit]
-        wanted *= 4
+        if asked == scope:
+            wanted *= 4
+        asked = scope
         in_doubt = None
 
 

@@ -33,6 +33,7 @@ from memstate_core.schemas import SchemaRegistry
 from memstate_core.store_base import Filters, Patch, StoreBase
 from memstate_core.transaction_block import TransactionBlock
 from memstate_core.verification import Report
+from memstate_core.views import MemoryView
 
 
 class MemoryStore(StoreBase):
@@ -364,6 +365,17 @@ class MemoryStore(StoreBase):
         The other parameters are those of :meth:`query`. Several indexes are merged by reciprocal rank.
         """
         return run(search.search(self._use(), query, limit, filters, score_threshold, session_id, typename))
+
+    def at(self, where: Any, session_id: str | None = None) -> MemoryView:
+        """The facts as they were when a session stood elsewhere: a view with ``get``, ``query``, ``count``, ``search``.
+
+        :param where: a transaction or its id, a savepoint or a mark (None: before the session's first transaction), or
+            what an integration adds, such as the config of a LangGraph checkpoint, which names its session itself.
+        :raises NotFoundError: by the view's methods; the session has no such place.
+
+        What other sessions have changed since is as it is now.
+        """
+        return MemoryView(self, self.past(where, session_id))
 
     # Records
 

@@ -17,6 +17,7 @@ from memstate_core.facts import (
 from memstate_core.filters import compile_filter
 from memstate_core.hooks._adapter import DeliveryMode, HookAdapter
 from memstate_core.intents import Discard, MigrateFacts, Promote, Selector
+from memstate_core.past import Past, located
 from memstate_core.protocols import Storage
 from memstate_core.schemas import Constraint, Migrate, SchemaRegistry
 from memstate_core.values import check_identifier
@@ -88,6 +89,11 @@ class StoreBase:
         return tuple(self._engine.recovery.hooks)
 
     @property
+    def engine(self) -> Engine:
+        """The rules behind the store, for integrations."""
+        return self._use()
+
+    @property
     def namespace(self) -> str:
         return self._engine.namespace
 
@@ -118,6 +124,15 @@ class StoreBase:
         if self._closed:
             raise ClosedError(f"this {type(self).__name__} was closed; make a new one")
         return self._engine
+
+    def past(self, where: Any, session_id: str | None) -> Past:
+        """The past of a session at a place, or at what an integration takes for one."""
+        engine = self._use()
+        for locator in engine.locators:
+            found = locator(where)
+            if found is not None:
+                return Past(engine, *found)
+        return Past(engine, session_id, located(session_id, where))
 
     def promotion(self, session_id: str, selector: Selector | Filters | None) -> Promote:
         check_identifier("session_id", session_id)

@@ -4,10 +4,12 @@ coverage watches.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
 from tests.schemas import Schemas
 from tests.servers import Databases, GivenRedis, RedisServer, shared_postgres, shared_redis
@@ -26,8 +28,17 @@ def redis() -> Iterator[GivenRedis | RedisServer]:
 
 
 @pytest.fixture(scope="session")
-def schemas(postgres: Databases) -> Schemas:
-    return Schemas(postgres.database())
+def schemas(postgres: Databases) -> Iterator[Schemas]:
+    with contextlib.closing(Schemas(postgres.database())) as schemas:
+        yield schemas
+
+
+@pytest.fixture(scope="session")
+def engine(schemas: Schemas) -> Iterator[sa.Engine]:
+    """Connections to the database of the schemas; a new one takes longer for its first commit than most tests."""
+    engine = sa.create_engine(schemas.url.replace("postgresql:", "postgresql+psycopg:"), pool_size=20)
+    yield engine
+    engine.dispose()
 
 
 # Coverage makes what it watches take twice as long, so it watches every rule and every storage once: of the conformance

@@ -17,6 +17,10 @@ class Schemas:
     def __init__(self, url: str) -> None:
         self.url = url
         self._free: list[str] = []
+        self._connection = psycopg.connect(url, autocommit=True, options="-c lock_timeout=2s")
+
+    def close(self) -> None:
+        self._connection.close()
 
     def take(self) -> str:
         """The name of a schema that is empty, or not there yet."""
@@ -24,23 +28,22 @@ class Schemas:
 
     def give_back(self, names: Iterable[str]) -> None:
         """Empty schemas for the next test; what somebody still uses is left to itself."""
-        with psycopg.connect(self.url, autocommit=True, options="-c lock_timeout=2s") as connection:
-            for name in names:
-                tables = connection.execute(
-                    "SELECT tablename FROM pg_tables WHERE schemaname = %s AND tablename <> 'memstate_migrations'",
-                    (name,),
-                ).fetchall()
-                statements = [
-                    sql.SQL("DELETE FROM {}.{}").format(sql.Identifier(name), sql.Identifier(table))
-                    for (table,) in tables
-                ]
-                if tables:
-                    transactions = sql.Identifier(name, "memstate_transactions").as_string(connection)
-                    statements.append(
-                        sql.SQL("SELECT setval(pg_get_serial_sequence({}, 'seq'), 1, false)").format(transactions)
-                    )
-                try:
-                    connection.execute(sql.SQL("; ").join(statements) if statements else "SELECT 1")
-                except psycopg.errors.LockNotAvailable:
-                    continue
-                self._free.append(name)
+        connection = self._connection
+        for name in names:
+            tables = connection.execute(
+                "SELECT tablename FROM pg_tables WHERE schemaname = %s AND tablename <> 'memstate_migrations'",
+                (name,),
+            ).fetchall()
+            statements = [
+                sql.SQL("DELETE FROM {}.{}").format(sql.Identifier(name), sql.Identifier(table)) for (table,) in tables
+            ]
+            if tables:
+                transactions = sql.Identifier(name, "memstate_transactions").as_string(connection)
+                statements.append(
+                    sql.SQL("SELECT setval(pg_get_serial_sequence({}, 'seq'), 1, false)").format(transactions)
+                )
+            try:
+                connection.execute(sql.SQL("; ").join(statements) if statements else "SELECT 1")
+            except psycopg.errors.LockNotAvailable:
+                continue
+            self._free.append(name)

@@ -34,6 +34,8 @@ NEEDY = (
     ("memstate.integrations.chroma", "chromadb", "chroma"),
     ("memstate.integrations.qdrant", "qdrant_client", "qdrant"),
     ("memstate.backends.redis", "redis", "redis"),
+    ("memstate.integrations.langgraph", "langgraph", "langgraph"),
+    ("memstate_langgraph", "langgraph", "langgraph"),
     ("memstate_core.testing", "hypothesis", "dev"),
 )
 

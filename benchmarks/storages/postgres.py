@@ -227,7 +227,7 @@ def _server() -> PostgresServer:
     return stack.enter_context(postgres_server(fsync=True))
 
 
-def _url() -> str:
+def own_url() -> str:
     """A new database, reached by a socket."""
     server = _server()
     name = server.database("bench").rpartition("/")[2]
@@ -237,18 +237,18 @@ def _url() -> str:
 def _open(_: Path) -> Storage:
     from memstate_core.storages.postgres import PostgresStorage
 
-    return PostgresStorage(_url(), pool_size=CONNECTIONS)
+    return PostgresStorage(own_url(), pool_size=CONNECTIONS)
 
 
 def _open_async(_: Path) -> Storage:
     from memstate_core.storages.postgres import AsyncPostgresStorage
 
-    return AsyncPostgresStorage(_url(), pool_size=CONNECTIONS)
+    return AsyncPostgresStorage(own_url(), pool_size=CONNECTIONS)
 
 
 POSTGRES: Final = StorageKind(
     "postgres",
-    floor=lambda _: PostgresFloor(_url()),
+    floor=lambda _: PostgresFloor(own_url()),
     storage=_open,
     async_storage=_open_async,
     floor_needs_thread=True,

@@ -44,6 +44,7 @@ class HookAdapter:
         self.swap: Callable[..., Any] | None = getattr(hook, "swap", None)
         self.settle: Callable[..., Any] | None = getattr(hook, "settle", None)
         self.indexes: Callable[[Fact], bool] | None = getattr(hook, "indexes", None)
+        self.dear_filters = bool(getattr(hook, "dear_filters", False))
         self.native_filters: type | tuple[type, ...] = getattr(hook, "native_filters", ())
 
         # Functions are told of every change; what takes whole batches, of what each fact has become.

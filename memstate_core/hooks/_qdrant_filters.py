@@ -40,15 +40,17 @@ def between(key: str, **limits: float) -> models.FieldCondition:
 class Dialect:
     """Qdrant's conditions, which look into lists: a value that equals may be one of several.
 
-    Other texts may stand for an object, or a list of what is no scalar, as JSON.
+    Other texts may stand for an object, or a list of what is no scalar, as JSON. Without ``negates`` nothing is said of
+    what must not hold: in memory and on disk, older clients take booleans for numbers.
     """
 
-    def __init__(self, fields: frozenset[str]) -> None:
+    def __init__(self, fields: frozenset[str], *, negates: bool) -> None:
         self._fields = fields
+        self._negates = negates
 
     def field(self, path: str, operator: str, operand: Any, negated: bool) -> models.Filter | None:
         key = key_of(path)
-        if path not in self._fields or key is None:
+        if path not in self._fields or key is None or (negated and not self._negates):
             return None
         holds = _holds(key, operator, operand)
         if holds is None:

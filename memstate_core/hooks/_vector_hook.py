@@ -96,8 +96,8 @@ class VectorHook(abc.ABC):
         # An index within the process, which a fork takes apart.
         self._embedded = embedded
         self._pid = os.getpid()
-        # Filters cost far more than the search itself.
-        self._dear_filters = dear_filters
+        #: Filters cost many times the search itself.
+        self.dear_filters = dear_filters
 
     def for_namespace(self, namespace: str) -> Self:
         """The same hook for the store of a namespace, which sees none of the others' entries.
@@ -138,7 +138,7 @@ class VectorHook(abc.ABC):
         wanted = Wanted(common | rare, tuple(clause for clause in clauses if clause is not None))
         found: list[Found] = []
         more = True
-        if self._dear_filters:
+        if self.dear_filters:
             asked = limit * _MORE if _mapping.TYPE in common else limit
             nearest = await self._nearest(vector, asked, Wanted(rare, wanted.clauses))
             found = [entry for entry in nearest if common.items() <= entry.metadata.items()]

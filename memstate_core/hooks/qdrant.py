@@ -1,6 +1,6 @@
 """Qdrant as an index that takes part in transactions: in memory, on disk, and on a server.
 
-What to know about Qdrant (client 1.12 and newer):
+What to know about Qdrant (client 1.14 and newer):
 
 - Ids of points are UUIDs or numbers. A point's id is made from namespace and fact id; the payload has the real ones.
 - In memory and on disk (``QdrantClient(":memory:")``, ``QdrantClient(path=…)``) it is Python code without an index, for
@@ -133,7 +133,7 @@ class _QdrantHook(VectorHook):
             embedded=embedded,
             dear_filters=embedded,
         )
-        self._dialect = Dialect(mapping.fields)
+        self._dialect = Dialect(mapping.fields, negates=not embedded)
         self._distance = _checked_distance(distance)
         self._opened: _Opened | None = None
         self._indexed: set[str] = set()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import inspect
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping
 from typing import Any, TypeVar
 
 from memstate_core._bridge import run
@@ -145,6 +145,16 @@ Call = Callable[..., Any]  # of what is to be awaited
 def calls(*functions: Call) -> tuple[Call, ...]:
     """Calls to be tried one after the other."""
     return functions
+
+
+@contextlib.contextmanager
+def case(what: object) -> Iterator[None]:
+    """One of many cases that are tried on one store, as a new one for each takes longer; an error names it."""
+    try:
+        yield
+    except BaseException as error:
+        error.add_note(f"the case was {what!a}")
+        raise
 
 
 async def maybe(result: Any | Awaitable[Any]) -> Any:

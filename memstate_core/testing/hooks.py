@@ -43,7 +43,7 @@ _PAYLOADS: list[dict[str, Any]] = [
 _SCALARS: list[Any] = [1, 1.5, 0, True, False, "1", "a", "A", "", "é", '["a"]', 2**53, 2**53 + 1, 2**70, str(2**70), -3]
 _FILTERS: list[dict[str, Any]] = [
     *({field: value} for field in ("rank", "label", "data") for value in [*_SCALARS, None, ["a"], [], {}]),
-    *({field: {"$ne": value}} for field in ("rank", "label", "data") for value in _SCALARS),
+    *({field: {"$ne": value}} for field in ("rank", "label") for value in _SCALARS),
     *({"data": {"$contains": value}} for value in _SCALARS),
     *({"rank": {operator: value}} for operator in ("$gt", "$gte", "$lt", "$lte") for value in (0, 1, 1.5, 2**53, "1")),
     *({"rank": {"$exists": value}} for value in (True, False)),
@@ -427,7 +427,7 @@ class TestSearch(_Base):
             expected = await store.ids(None, filters)
             found = await store.search("number 1", limit=100, filters=filters)
             assert {one.fact.id for one in found} == set(expected), filters
-        for filters in _FILTERS[::5]:
+        for filters in _FILTERS[::9]:
             found = await store.search("number 1", limit=100, filters=filters)
             best = await store.search("number 1", limit=2, filters=filters)
             assert [one.score for one in best] == pytest.approx([one.score for one in found[:2]], abs=1e-6), filters

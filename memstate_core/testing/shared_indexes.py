@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from memstate_core import Fact
-from memstate_core.testing.face import Face
+from memstate_core.protocols import Scope
+from memstate_core.testing.face import Face, maybe
 from memstate_core.testing.factories import HookFactory, HookTests, Stores
 from memstate_core.testing.hooks import scan
 
@@ -40,7 +41,7 @@ class TestSharedIndex(HookTests):
     async def test_the_limit_is_reached_beside_many_of_another_tenant(
         self, stores: Stores, make_hook: HookFactory
     ) -> None:
-        one, two, _ = self.tenants(stores, make_hook)
+        one, two, hook = self.tenants(stores, make_hook)
         async with one.transaction() as tx:
             for number in range(100):
                 await tx.commit(Fact("note", {"text": f"green tea {number}", "rank": number % 2}))
@@ -55,6 +56,9 @@ class TestSharedIndex(HookTests):
         ):
             found = await two.search("green tea", limit=len(expected), **options)
             assert {one.fact.id for one in found} == expected, options
+        for scope in (Scope(), Scope("note"), Scope(None, None), Scope("note", None)):
+            proposed = await maybe(hook.for_namespace("two").search("green tea", 4, scope))
+            assert {one.fact_id for one in proposed} == {"0", "1", "2", "3"}, scope
 
     async def test_mending_leaves_the_others_alone(self, stores: Stores, make_hook: HookFactory) -> None:
         one, two, hook = self.tenants(stores, make_hook)

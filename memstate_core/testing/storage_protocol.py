@@ -217,6 +217,52 @@ class TestFacts(_Base):
         assert await raw.selected() == []
         assert await raw.ask(lambda tx: tx.latest_versions(ids)) == dict.fromkeys(ids, 1)
 
+    async def test_many_change_as_one_would(self, raw: Raw) -> None:
+        """Whatever they have in common, with each other or with what they were."""
+        ids = [f"{number:02}" for number in range(40)]
+        odd = ['"', "'", "\\", "{}", "é\u2028", "null"]
+        made = [
+            fact(id_, source=odd[place % 6], session_id="s", singleton=f"p{id_}" if place % 2 else None)
+            for place, id_ in enumerate(ids)
+        ]
+        await raw.put(*made)
+        kept: dict[tuple[str, int], StoredFact] = {}
+        alike = {"session_id": None, "ephemeral": True, "ts": "2031"}
+        each: list[Any] = [
+            lambda one: {},
+            lambda one: alike,
+            lambda one: {"singleton": None if one.singleton else f"q{one.id}"},
+            lambda one: {"source": None, "payload": "{}", "schema_version": 2},
+            lambda one: {"source": one.id, "session_id": one.id, "payload": f'{{"é": "\\\\u0000{one.id}"}}'},
+            lambda one: {"ephemeral": one.id > "20", "session_id": "t" if one.id > "30" else None},
+        ]
+        for version, difference in enumerate(each, 2):
+            before = await raw.facts(*ids)
+            kept.update(((one.id, one.version), one) for one in before.values())
+            wanted = {id_: one._replace(version=version, **difference(one)) for id_, one in before.items()}
+            await raw.put(*wanted.values())
+            await self._are_current(raw, wanted)
+        assert await raw.ask(lambda tx: tx.versions(list(kept))) == kept
+        for versions in ([1] * 40, [1 + place % 6 for place in range(40)], [7] * 40):
+            now = await raw.facts(*ids)
+            kept.update(((one.id, one.version), one) for one in now.values())
+            back = {id_: kept[id_, version] for id_, version in zip(ids, versions, strict=True)}
+            changes = [FactChange(now[id_], back[id_]) for id_ in ids if now[id_] != back[id_]]
+            await raw.write(Batch(entry(), changes, restores=True))
+            await self._are_current(raw, back)
+        await raw.put(*(one._replace(version=8) for one in back.values()))
+        assert await raw.ask(lambda tx: tx.versions(list(kept))) == kept
+        assert {one.version for one in (await raw.facts(*ids)).values()} == {8}
+
+    async def _are_current(self, raw: Raw, wanted: dict[str, StoredFact]) -> None:
+        assert await raw.facts(*wanted) == wanted
+        for session_id in {one.session_id for one in wanted.values()} | {"s", "t"}:
+            expected = [id_ for id_, one in wanted.items() if one.session_id == session_id]
+            assert await raw.selected(session_id=session_id) == expected
+        places = [f"{letter}{id_}" for letter in "pq" for id_ in wanted]
+        holders = await raw.ask(lambda tx: tx.holders(places))
+        assert holders == {one.singleton: one for one in wanted.values() if one.singleton is not None}
+
     async def test_answers_are_the_callers_own(self, raw: Raw) -> None:
         await raw.put(fact("a"), session_id="s")
         await raw.write(Batch(claims=[Claim("k", "o", 1.0, ("h",))], records=[RecordWrite("c", "k", b"v")]))
@@ -437,6 +483,11 @@ class TestJournal(_Base):
 
     async def test_history_fulfils_every_condition(self, raw: Raw) -> None:
         entries: list[Entry] = []
+
+        async def record(batch: Batch) -> None:
+            seq = await raw.write(batch)
+            entries.append((await raw.ask(lambda tx: tx.entries([seq])))[seq])
+
         for number in range(24):
             session_id = [None, "s", "t"][number % 3]
             mark = ["m", None, "k", None][number % 4]
@@ -449,12 +500,14 @@ class TestJournal(_Base):
                 changes.append(
                     FactChange(before, fact(id_, version)._replace(ordinal=before.ordinal if before else -1))
                 )
-            seq = await raw.write(Batch(entry(session_id, mark=mark), changes))
-            entries.append((await raw.ask(lambda tx, seq=seq: tx.entries([seq])))[seq])  # type: ignore[misc]
-        current = (await raw.facts("a"))["a"]
+            await record(Batch(entry(session_id, mark=mark), changes))
+        a, b = (await raw.facts("a", "b")).values()
         older = (await raw.ask(lambda tx: tx.versions([("a", 1)])))["a", 1]
-        seq = await raw.write(Batch(entry("s", head=0), [FactChange(current, older)], restores=True))
-        entries.append((await raw.ask(lambda tx: tx.entries([seq])))[seq])
+        await record(Batch(entry("s", head=0), [FactChange(a, older)], restores=True))
+        await record(Batch(entry(), [FactChange(older, None), FactChange(b, None)], restores=True))
+        await record(Batch(entry("s"), [FactChange(None, fact("a", a.version + 1))]))
+        await record(Batch(entry(mark="m"), [FactChange(None, b)], restores=True))
+        await record(Batch(entry(), [FactChange(b, fact("b", b.version + 5, ordinal=b.ordinal))]))
         sessions: list[Any] = [UNSET, None, "s", "nobody"]
         for line, fact_id, mark in itertools.product(sessions, (None, "a", "b", "nothing"), (None, "m", "nothing")):
             expected = [
@@ -466,7 +519,8 @@ class TestJournal(_Base):
             ]
             where: dict[str, Any] = {"session_id": line, "fact_id": fact_id, "mark": mark}
             assert await raw.ask(lambda tx, where=where: tx.history(**where)) == expected, where  # type: ignore[misc]
-            for below, limit in itertools.product((None, entries[10].seq, entries[0].seq), (None, 0, 1, 4)):
+            belows = [None, 0, *(entries[place].seq for place in (0, 10, -1, -3, -5)), entries[-1].seq + 1, 1 << 60]
+            for below, limit in itertools.product(belows, (None, 0, 1, 4)):
                 page = {**where, "before": below, "limit": limit}
                 wanted = [one for one in expected if below is None or one.seq < below][:limit]
                 assert await raw.ask(lambda tx, page=page: tx.history(**page)) == wanted, page  # type: ignore[misc]
@@ -499,6 +553,18 @@ class TestTheRest(_Base):
         assert [one.key for one in await raw.ask(lambda tx: tx.scan("c", reverse=True, limit=2))] == ["c", "b"]
         assert await raw.ask(lambda tx: tx.scan("c", start="z")) == []
         assert await raw.ask(lambda tx: tx.scan("c", start="b", end="a")) == []
+
+    async def test_records_are_written_in_the_transaction_that_read_them(self, raw: Raw) -> None:
+        async def work(tx: StorageTransaction) -> list[bytes | None]:
+            found = [await tx.record("c", key) for key in ("old", "new", "nothing", "left", "gone")]
+            writes = [RecordWrite("c", key, b"2") for key in ("old", "new", "unread")]
+            await tx.write(Batch(records=[*writes, RecordWrite("c", "gone", None)]))
+            return found
+
+        await raw.write(Batch(records=[RecordWrite("c", key, b"1") for key in ("old", "left", "gone")]))
+        assert await raw.storage.write("n", work) == [b"1", None, None, b"1", b"1"]
+        kept = [tuple(one) for one in await raw.ask(lambda tx: tx.scan("c"))]
+        assert kept == [("left", b"1"), ("new", b"2"), ("old", b"2"), ("unread", b"2")]
 
     async def test_claims(self, raw: Raw) -> None:
         one, two, three = (Claim(f"fact:{n}", owner, n + 0.5, ("h", "é")) for n, owner in enumerate(["x", "x", "y"]))

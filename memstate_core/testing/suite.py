@@ -19,6 +19,7 @@ from memstate_core.testing.namespaces import TestNamespaces
 from memstate_core.testing.odd_names import TestNoNames, TestOddNames
 from memstate_core.testing.opening import TestClosing, TestReopening
 from memstate_core.testing.outbox import TestOutbox
+from memstate_core.testing.past import TestPast
 from memstate_core.testing.racing import TestRacing
 from memstate_core.testing.reading import TestGet, TestQuery, TestRandomQueries
 from memstate_core.testing.rebuilding import TestRebuilding
@@ -69,6 +70,7 @@ __all__ = [
     "TestOddNames",
     "TestOutbox",
     "TestOwners",
+    "TestPast",
     "TestQuery",
     "TestRacing",
     "TestRandomQueries",

@@ -15,7 +15,7 @@ import pytest
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field, RootModel, computed_field, field_validator
 
 from memstate_core import Constraint, Fact, ValidationFailed
-from memstate_core.testing.face import Face
+from memstate_core.testing.face import Face, case
 from memstate_core.testing.factories import Stores, StoreTests
 from memstate_core.testing.models import Note
 
@@ -70,11 +70,15 @@ _REFUSED: dict[str, tuple[Any, str]] = {
 class TestValues(StoreTests):
     """Payloads through commit, get, query, history and rollback."""
 
-    @pytest.mark.parametrize("name", _KEPT)
     @pytest.mark.parametrize("typename", ["note", "anything"])
-    async def test_kept_exactly(self, stores: Stores, name: str, typename: str) -> None:
-        store = stores.open(allow_unregistered=True)
-        value = _KEPT[name]
+    async def test_kept_exactly(self, stores: Stores, typename: str) -> None:
+        storage = stores.storages.new()
+        for name, value in _KEPT.items():
+            store = stores.open(storage=storage, namespace=name, allow_unregistered=True)
+            with case(name):
+                await self.kept_exactly(store, typename, value)
+
+    async def kept_exactly(self, store: Face, typename: str, value: Any) -> None:
         await store.commit(Fact(typename, {"data": value, "rank": value}, id="n"))
         for fact in (await store.get("n"), (await store.query(typename, {"data": {"$exists": True}}))[0]):
             kept = fact["payload"]["data"]
@@ -96,32 +100,32 @@ class TestValues(StoreTests):
         assert payload["text"] == text
         assert payload["data"] == many
 
-    @pytest.mark.parametrize("name", _REFUSED)
     @pytest.mark.parametrize("call", ["commit", "unregistered", "commit_model", "update", "block"])
-    async def test_refused_with_the_path(self, stores: Stores, name: str, call: str) -> None:
+    async def test_refused_with_the_path(self, stores: Stores, call: str) -> None:
         store = stores.open(allow_unregistered=True)
-        value, path = _REFUSED[name]
         await store.commit(Fact("note", {}, id="n"))
         before = await store.everything()
 
-        async def block() -> None:
+        async def block(value: Any) -> None:
             async with store.transaction() as tx:
                 await tx.commit(Fact("note", {}, id="in the block"))
                 await tx.commit(Fact("note", {"data": value}))
 
-        calls: dict[str, Callable[[], Awaitable[Any]]] = {
-            "commit": lambda: store.commit(Fact("note", {"data": value})),
-            "unregistered": lambda: store.commit(Fact("anything", {"data": value})),
-            "commit_model": lambda: store.commit_model(Note(data=value), typename="note"),
-            "update": lambda: store.update("n", {"data": value}),
+        calls: dict[str, Callable[[Any], Awaitable[Any]]] = {
+            "commit": lambda value: store.commit(Fact("note", {"data": value})),
+            "unregistered": lambda value: store.commit(Fact("anything", {"data": value})),
+            "commit_model": lambda value: store.commit_model(Note(data=value), typename="note"),
+            "update": lambda value: store.update("n", {"data": value}),
             "block": block,
         }
-        with pytest.raises(ValidationFailed) as caught:
-            await calls[call]()
-        assert (caught.value.path or "").startswith(path)
-        assert path in str(caught.value)
-        assert caught.value.typename == ("anything" if call == "unregistered" else "note")
-        assert await store.everything() == before
+        for name, (value, path) in _REFUSED.items():
+            with case(name):
+                with pytest.raises(ValidationFailed) as caught:
+                    await calls[call](value)
+                assert (caught.value.path or "").startswith(path)
+                assert path in str(caught.value)
+                assert caught.value.typename == ("anything" if call == "unregistered" else "note")
+                assert await store.everything() == before
 
     async def test_what_is_stored_is_what_was_validated(self, stores: Stores) -> None:
         class Cleaned(BaseModel):

@@ -35,13 +35,15 @@ def _in_a_file(kind: Any, request: pytest.FixtureRequest) -> StorageFactory:
 def _on_postgres(kind: Any, request: pytest.FixtureRequest) -> StorageFactory:
     """Every database of a test is a schema, which is used again by later tests."""
     schemas: Schemas = request.getfixturevalue("schemas")
+    # The connections of one of the two are used again.
+    database = schemas.url if kind.is_async else request.getfixturevalue("engine")
     taken: dict[str, str] = {}
     request.addfinalizer(lambda: schemas.give_back(taken.values()))
 
     def make(name: str) -> Any:
         schema = taken.get(name) or taken.setdefault(name, schemas.take())
         # One of the two has the index on payloads.
-        return kind(schemas.url, schema=schema, payload_index=kind.is_async)
+        return kind(database, schema=schema, payload_index=kind.is_async)
 
     return StorageFactory(make, persistent=True)
 

@@ -934,7 +934,8 @@ def test_the_common_statement_is_the_one_that_is_built() -> None:
         ((), (IndexEntry("a", 3, "x"),), (IndexEntry("b", 2, 1.5),), (IndexEntry("b", 2, 7),)),
         (False, True),
     ):
-        after = StoredFact("i", "t", '{"a":1}', None, "s", "ts", 4, False, 1, "p", 77 if exists else -1)
+        version, ordinal = (4, 77) if exists else (1, -1)
+        after = StoredFact("i", "t", '{"a":1}', None, "s", "ts", version, False, 1, "p", ordinal)
         before = after._replace(version=3) if exists else None
         new = NewEntry("s", Operation.COMMIT, "a", None, "m", "ts", 4, head, 2)
         batch = Batch(new, [FactChange(before, after, entries)])
@@ -942,6 +943,10 @@ def test_the_common_statement_is_the_one_that_is_built() -> None:
         common = writes._common(batch, "n", "token", ground, 4, shared=shared)
         assert common == writes._built(batch, "n", "token", ground, 4, shared=shared)
         made += 1
+        if not exists:  # one that was there before has versions in the archive
+            again = Batch(new, [FactChange(None, after._replace(version=2), entries)])
+            assert writes._common(again, "n", "token", ground, 4, shared=shared) is None
+            assert "max(v.version)" in writes._built(again, "n", "token", ground, 4, shared=shared)[0]
     assert made == 32
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import tempfile
 import uuid
@@ -140,18 +141,30 @@ def qdrant_url() -> Iterator[str]:
         yield url
 
 
-@pytest.fixture(params=["memory", "disk", "http", "async memory", "async disk", "async http"])
-async def qdrant(request: pytest.FixtureRequest) -> AsyncIterator[Qdrant]:
-    flavour, place = (AsyncQdrantClient if "async" in request.param else QdrantClient), request.param.split()[-1]
+@contextlib.asynccontextmanager
+async def opened_qdrant(flavour: str, request: pytest.FixtureRequest) -> AsyncIterator[Qdrant]:
+    kind, place = (AsyncQdrantClient if "async" in flavour else QdrantClient), flavour.rpartition(" ")[2]
     with tempfile.TemporaryDirectory(dir=memory_directory()) as directory:
         if place == "memory":
-            client = flavour(":memory:")
+            client = kind(":memory:")
         elif place == "disk":
-            client = flavour(path=directory)  # of a file for each collection, which syncs every point
+            client = kind(path=directory)  # of a file for each collection, which syncs every point
         else:
-            client = flavour(request.getfixturevalue("qdrant_url"))
+            client = kind(request.getfixturevalue("qdrant_url"))
         yield Qdrant(client)
         await Awaited(client).close()
+
+
+@pytest.fixture(params=["memory", "disk", "http", "async http"])
+async def qdrant(request: pytest.FixtureRequest) -> AsyncIterator[Qdrant]:
+    async with opened_qdrant(request.param, request) as place:
+        yield place
+
+
+@pytest.fixture(params=["memory", "disk", "http", "async memory", "async disk", "async http"])
+async def every_qdrant(request: pytest.FixtureRequest) -> AsyncIterator[Qdrant]:
+    async with opened_qdrant(request.param, request) as place:
+        yield place
 
 
 @pytest.fixture

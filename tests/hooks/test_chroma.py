@@ -27,6 +27,7 @@ from memstate_core import HookError, InMemoryStorage, LexicalEmbedder, MemorySto
 from memstate_core.facts import UNSET, Change, Fact, SearchResult
 from memstate_core.hooks.chroma import AsyncChromaSyncHook, ChromaSyncHook
 from memstate_core.protocols import PreparingHook, ScanningHook, Scope, SearchingHook
+from tests.hooks.facts import drop, fact, ids, put
 
 if TYPE_CHECKING:
     from tests.hooks.conftest import Chroma
@@ -34,23 +35,6 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[2]
 ENVIRONMENT = {**os.environ, "ANONYMIZED_TELEMETRY": "False"}
 SPACES = ("cosine", "l2", "ip")
-
-
-def fact(fact_id: str, content: Any = "I am vegetarian", *, version: int = 1, **options: Any) -> Fact:
-    payload = {"content": content, **options.pop("payload", {})}
-    return Fact(**{"type": "note", "payload": payload, "id": fact_id, "version": version, **options})
-
-
-def put(*facts: Fact) -> list[Change]:
-    return [Change(fact.id, None, fact) for fact in facts]
-
-
-def drop(*fact_ids: str) -> list[Change]:
-    return [Change(fact_id, fact(fact_id), None) for fact_id in fact_ids]
-
-
-def ids(results: Sequence[SearchResult]) -> list[str]:
-    return [result.fact_id for result in results]
 
 
 def without_fields(metadata: dict[str, Any]) -> dict[str, Any]:
@@ -229,7 +213,7 @@ class TestFollowing:
 import os, signal, sys, chromadb
 from memstate_core.hooks.chroma import ChromaSyncHook
 from memstate_core.embedding import LexicalEmbedder
-from tests.hooks.test_chroma import fact, put
+from tests.hooks.facts import fact, put
 hook = ChromaSyncHook(chromadb.PersistentClient(sys.argv[1]), "memory", LexicalEmbedder(64))
 hook.apply(put(*(fact(f"f{number}", f"note {number}") for number in range(20))))
 print(*dict(hook.scan()), flush=True)
@@ -567,7 +551,7 @@ import os, chromadb
 from memstate_core.errors import HookError
 from memstate_core.hooks.chroma import ChromaSyncHook
 from memstate_core.embedding import LexicalEmbedder
-from tests.hooks.test_chroma import fact, put
+from tests.hooks.facts import fact, put
 hook = ChromaSyncHook(chromadb.EphemeralClient(), "memory", LexicalEmbedder(64))
 hook.apply(put(fact("a")))
 if child := os.fork():

@@ -11,7 +11,7 @@ import pytest
 
 from memstate_core import Fact, InMemoryStorage, MemoryStore
 from tests.hooks.conftest import Chroma, Qdrant
-from tests.hooks.test_chroma import fact, put
+from tests.hooks.facts import fact, put
 
 
 class Recording:

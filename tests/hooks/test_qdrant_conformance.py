@@ -16,13 +16,13 @@ from tests.hooks.conftest import Qdrant
 
 
 @pytest.fixture
-def make_hook(qdrant: Qdrant) -> HookFactory:
+def make_hook(every_qdrant: Qdrant) -> HookFactory:
     prefix = uuid.uuid4().hex
-    kind = AsyncQdrantSyncHook if qdrant.is_async else QdrantSyncHook
+    kind = AsyncQdrantSyncHook if every_qdrant.is_async else QdrantSyncHook
 
     def make(name: str, target_types: set[str] | None) -> Any:
         return kind(
-            qdrant.client,
+            every_qdrant.client,
             f"{prefix}-{name}",
             LexicalEmbedder(64),
             text_field="text",

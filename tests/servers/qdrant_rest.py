@@ -32,11 +32,15 @@ class Refused(Exception):
 
 
 class Collection:
-    def __init__(self, directory: Path, vectors: dict[str, Any]) -> None:
+    def __init__(self, directory: Path, vectors: dict[str, Any], graph: dict[str, Any]) -> None:
         self.vectors = vectors
+        self.graph = {"m": 16, "ef_construct": 100, "full_scan_threshold": 10000, **graph}
         params = _vector_params(vectors) if "size" in vectors else {n: _vector_params(v) for n, v in vectors.items()}
         config = edge.EdgeConfig(
-            vectors=params, wal_enabled=False, optimizers=edge.EdgeOptimizersConfig(indexing_threshold=1)
+            vectors=params,
+            hnsw_config=edge.HnswIndexConfig(**self.graph),
+            optimizers=edge.EdgeOptimizersConfig(indexing_threshold=1),
+            wal_enabled=False,
         )
         self.shard = edge.EdgeShard.create(str(directory), config)
 
@@ -52,7 +56,8 @@ class Collection:
             "payload_schema": schema,
             "config": {
                 "params": {"vectors": self.vectors},
-                "hnsw_config": {"m": 16, "ef_construct": 100, "full_scan_threshold": 10000},
+                "wal_config": {"wal_capacity_mb": 32, "wal_segments_ahead": 0},
+                "hnsw_config": self.graph,
                 "optimizer_config": {
                     "deleted_threshold": 0.2,
                     "vacuum_min_vector_number": 1000,
@@ -178,7 +183,8 @@ class Service:
                 if name in self.collections:
                     raise Refused(409, f"Wrong input: Collection `{name}` already exists!")
                 self.made += 1
-                self.collections[name] = Collection(self.directory / str(self.made), body["vectors"])
+                graph = {key: value for key, value in (body.get("hnsw_config") or {}).items() if value is not None}
+                self.collections[name] = Collection(self.directory / str(self.made), body["vectors"], graph)
                 return True
             case "DELETE", "collections", name:
                 return self.collections.pop(name, None) is not None

@@ -128,7 +128,7 @@ def test_transactions_as_users_see_them() -> None:
     assert (root.parent, root.position, tuple(root.changes)) == (None, None, ())
 
 
-def test_a_transaction_is_made_as_by_its_class() -> None:
+def test_every_value_of_a_transaction_is_in_its_place() -> None:
     one = to_transaction(entry(7), {}, decode)
     time = datetime.fromisoformat(TS)
     same = Transaction("tx-7", 7, "s", Operation.UPDATE, "actor", None, "mark", time, None, "tx-7", ())

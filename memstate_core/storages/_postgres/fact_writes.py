@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from decimal import Decimal
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from memstate_core.facts import FactChange, StoredFact
 from memstate_core.filters import ABSENT
 from memstate_core.protocols import Batch
 from memstate_core.storages._ordinals import LARGEST_TRANSACTION, ordinal
 from memstate_core.storages._postgres import tables
-from memstate_core.storages._postgres.parts import Ground, WriteStatement
+from memstate_core.storages._postgres.parts import MANY, Ground, WriteStatement
 from memstate_core.storages._postgres.tables import key_of, name_of
 
 _F: Final = name_of(tables.FACTS)
@@ -39,8 +39,9 @@ _FACT_INPUT: Final = (
     ("place", "bigint"),
     ("plain", "boolean"),
 )
-_VERSION: Final = [name for name, _ in _FACT_INPUT].index("version")
 _BEFORE_INPUT: Final = (("was", "bigint"), ("stamp", "bigint"))
+# What a version always has. A place may have to be set anew though it is the same.
+_CONTENT: Final = frozenset(StoredFact._fields) - {"id", "version", "singleton"}
 _FIELD_INPUT: Final = (
     ("ordinal", "bigint"),
     ("place", "bigint"),
@@ -52,15 +53,26 @@ _FIELD_INPUT: Final = (
 
 
 def fact_input(fact: StoredFact, place: int) -> tuple[Any, ...]:
+    return *fact[:-1], fact.ordinal if fact.ordinal >= 0 else None, place, _is_plain(fact.payload)
+
+
+def _is_plain(payload: str) -> bool:
     # A NUL, written as an escape, is what JSONB refuses; of other escapes there is nearly none.
-    plain = "\\u" not in fact.payload
-    return *fact[:-1], fact.ordinal if fact.ordinal >= 0 else None, place, plain
+    return "\\u" not in payload
+
+
+class _Changed(NamedTuple):
+    id: str
+    place: int
+    before: StoredFact
+    after: StoredFact
+    stamp: int | None
 
 
 def write_facts(made: WriteStatement, batch: Batch, ground: Ground) -> None:
     stamps: dict[str, int | None] = {**ground.selected, **ground.facts}
-    new: list[tuple[Any, ...]] = []
-    changed: list[tuple[Any, ...]] = []
+    new: list[tuple[StoredFact, int]] = []
+    changed: list[_Changed] = []
     gone: list[tuple[Any, ...]] = []
     cleared: list[int] = []
     fields: list[tuple[Any, ...]] = []
@@ -76,13 +88,12 @@ def write_facts(made: WriteStatement, batch: Batch, ground: Ground) -> None:
             cleared.append(before.ordinal)
             touched.append(before.id)
             continue
-        row = fact_input(after, place)
         if before is None:
-            new.append(row)
+            new.append((after, place))
             if not batch.restores and after.id in ground.facts:
                 looked_for.append((after.id, after.version))
         else:
-            changed.append((*row, before.version, stamps.get(before.id)))
+            changed.append(_Changed(before.id, place, before, after, stamps.get(before.id)))
             if before.ordinal != after.ordinal:
                 cleared.append(before.ordinal)
         if batch.restores:
@@ -94,17 +105,16 @@ def write_facts(made: WriteStatement, batch: Batch, ground: Ground) -> None:
                     absent.append((before.ordinal, key))
                 continue
             number, text = (None, value) if isinstance(value, str) else (numeric(value), None)
-            fields.append((row[10], place, key, kind, number, text))
+            fields.append((after.ordinal if after.ordinal >= 0 else None, place, key, kind, number, text))
     # Transactions on the same facts meet them in the same order; else they would deadlock, and one be run again.
     changed.sort()
     gone.sort()
-    ids = {change.fact_id for change in batch.changes}
-    kept = [(id_, stamp) for id_, stamp in ground.facts.items() if stamp is not None and id_ not in ids]
-    _lock(made, [*(row[0] for row in changed), *(row[0] for row in gone)], kept)
+    ids_before = [*(one.id for one in changed), *(row[0] for row in gone)]
+    _lock(made, ids_before, _kept(batch, ground))
     if new:
         _insert(made, batch, new, looked_for)
-    if changed or gone:
-        theirs = _archive(made, [*(row[0] for row in changed), *(row[0] for row in gone)])
+    if ids_before:
+        theirs = _archive(made, ids_before)
     if changed:
         _update(made, batch, changed, theirs)
     if gone:
@@ -129,6 +139,14 @@ def write_facts(made: WriteStatement, batch: Batch, ground: Ground) -> None:
         )
 
 
+def _kept(batch: Batch, ground: Ground) -> list[tuple[str, int]]:
+    """Facts that were asked for and stay, with their stamps."""
+    if not ground.facts:
+        return []
+    ids = {change.fact_id for change in batch.changes}
+    return [(id_, stamp) for id_, stamp in ground.facts.items() if stamp is not None and id_ not in ids]
+
+
 def _after_locks(made: WriteStatement) -> str:
     return " AND (SELECT count(*) FROM locked) >= 0" if any(part.startswith("locked ") for part in made.parts) else ""
 
@@ -149,6 +167,13 @@ def _lock(made: WriteStatement, ids: Sequence[str], kept: Sequence[tuple[str, in
     )
 
 
+def _archived(batch: Batch, new: Sequence[tuple[StoredFact, int]]) -> str:
+    """The highest version in the archive of facts that are made: of new ones there is none."""
+    if not batch.restores and all(fact.version == 1 for fact, _ in new):
+        return "0"
+    return f"coalesce((SELECT max(v.version) FROM {_V} v WHERE v.namespace = $1 AND v.id = x.id), 0)"
+
+
 def _made_by(batch: Batch) -> str:
     if not batch.restores:
         return "e.seq"
@@ -156,16 +181,16 @@ def _made_by(batch: Batch) -> str:
 
 
 def _insert(
-    made: WriteStatement, batch: Batch, new: Sequence[tuple[Any, ...]], looked_for: Sequence[tuple[Any, ...]]
+    made: WriteStatement, batch: Batch, new: Sequence[tuple[StoredFact, int]], looked_for: Sequence[tuple[Any, ...]]
 ) -> None:
-    source = made.rows(_FACT_INPUT, new)
+    source = made.rows(_FACT_INPUT, [fact_input(fact, place) for fact, place in new])
     made.part(
         "made",
         f"INSERT INTO {_F} (namespace, id, type, payload, source, session_id, ts, version, ephemeral, schema_version, "
-        "singleton, ordinal, made_by, stamp, plain) "
+        "singleton, ordinal, made_by, stamp, archived, plain) "
         "SELECT $1, x.id, x.type, x.payload, x.source, x.session_id, x.ts, x.version, x.ephemeral, x.schema_version, "
-        f"x.singleton, coalesce(x.ordinal, (e.seq << {_SHIFT}) | x.place), {_made_by(batch)}, e.seq, x.plain "
-        f"FROM entry e, {source} RETURNING 1",
+        f"x.singleton, coalesce(x.ordinal, (e.seq << {_SHIFT}) | x.place), {_made_by(batch)}, e.seq, "
+        f"{_archived(batch, new)}, x.plain FROM entry e, {source} RETURNING 1",
     )
     made.facts.append(made.counted("made", len(new)))
     if looked_for:
@@ -196,26 +221,53 @@ def _archive(made: WriteStatement, ids: Sequence[str]) -> str:
     made.part(
         "archived",
         f"INSERT INTO {_V} ({_ARCHIVED}) SELECT {_ARCHIVED_OF_F} FROM {_F} f, entry e "
-        f"WHERE f.namespace = $1 AND {theirs} ON CONFLICT (id, namespace, version) DO NOTHING",
+        f"WHERE f.namespace = $1 AND {theirs} AND f.version > f.archived",
     )
     return theirs
 
 
-def _update(made: WriteStatement, batch: Batch, changed: Sequence[tuple[Any, ...]], theirs: str) -> None:
-    source = made.rows((*_FACT_INPUT, *_BEFORE_INPUT), changed)
+def _update(made: WriteStatement, batch: Batch, changed: Sequence[_Changed], theirs: str) -> None:
+    kept: frozenset[str] | set[str] = frozenset()
+    if len(changed) < MANY:
+        rows = [(*fact_input(one.after, one.place), one.before.version, one.stamp) for one in changed]
+        source = made.rows((*_FACT_INPUT, *_BEFORE_INPUT), rows)
+    else:
+        columns, kept = _columns(changed)
+        source = made.many(columns)
+    values = {name: f"x.{name}" for name, _ in _FACT_INPUT if name not in ("id", "place")}
+    values["ordinal"] = f"coalesce(x.ordinal, (e.seq << {_SHIFT}) | x.place)"
+    values |= {"made_by": _made_by(batch), "stamp": "e.seq", "archived": "greatest(f.archived, f.version)"}
+    assigned = ", ".join(f"{name} = {value}" for name, value in values.items() if name not in kept)
     made.part(
         "changed",
-        f"UPDATE {_F} f SET type = x.type, payload = x.payload, source = x.source, session_id = x.session_id, "
-        "ts = x.ts, version = x.version, ephemeral = x.ephemeral, schema_version = x.schema_version, "
-        f"singleton = x.singleton, ordinal = coalesce(x.ordinal, (e.seq << {_SHIFT}) | x.place), "
-        f"made_by = {_made_by(batch)}, stamp = e.seq, plain = x.plain FROM entry e, {source} "
+        f"UPDATE {_F} f SET {assigned} FROM entry e, {source} "
         f"WHERE f.namespace = $1 AND {theirs} AND f.id = x.id AND f.version = x.was "
         f"AND f.stamp = coalesce(x.stamp, f.stamp){_after_locks(made)} RETURNING 1",
     )
     made.facts.append(made.counted("changed", len(changed)))
-    unseen = [(row[0], row[_VERSION]) for row in changed if row[-1] is None]
+    unseen = [(one.id, one.after.version) for one in changed if one.stamp is None]
     if unseen and not batch.restores:
         _check_unused(made, "changed", len(changed), unseen)
+
+
+def _columns(changed: Sequence[_Changed]) -> tuple[list[tuple[tuple[str, str], Sequence[Any]]], set[str]]:
+    """What must be given to change many facts, by columns, and the columns that stay as they are in all of them."""
+    _, places, befores, afters, stamps = zip(*changed, strict=True)
+    before = dict(zip(StoredFact._fields, zip(*befores, strict=True), strict=True))
+    given: dict[str, Sequence[Any]] = dict(zip(StoredFact._fields, zip(*afters, strict=True), strict=True))
+    kept = {name for name in _CONTENT if before[name] == given[name]}
+    if "payload" in kept:
+        kept.add("plain")
+    else:
+        given["plain"] = [_is_plain(payload) for payload in given["payload"]]
+    if "ordinal" in kept:
+        kept.add("place")
+    else:
+        given["ordinal"] = [None if known < 0 else known for known in given["ordinal"]]
+        given["place"] = places
+    given |= {"was": before["version"], "stamp": stamps}
+    wanted = [column for column in (*_FACT_INPUT, *_BEFORE_INPUT) if column[0] not in kept]
+    return [(column, given[column[0]]) for column in wanted], kept
 
 
 def field_key(namespace: str, typename: str, path: str) -> str:

@@ -83,15 +83,16 @@ def write_records(made: WriteStatement, batch: Batch, ground: Ground) -> None:
             "WHERE r.namespace = $1 AND r.collection = x.collection AND r.key = x.key",
         )
     for number, (key, old) in enumerate(ground.records.items()):
-        where = f"namespace = $1 AND collection = {made.value(key_of(key[0]))} AND key = {made.value(key[1])}"
+        collection, name = made.value(key_of(key[0])), made.value(key[1])
+        where = f"namespace = $1 AND collection = {collection} AND key = {name}"
         value = writes.get(key)
         if old is None and value is None:
             made.ground.append(f"NOT EXISTS (SELECT 1 FROM {table} WHERE {where})")
             continue
         if old is None:
             text = (
-                f"INSERT INTO {table} (namespace, collection, key, value) SELECT $1, {made.value(key_of(key[0]))}, "
-                f"{made.value(key[1])}, {made.value(value, 'bytea')} "
+                f"INSERT INTO {table} (namespace, collection, key, value) SELECT $1, {collection}, {name}, "
+                f"{made.value(value, 'bytea')} "
                 "ON CONFLICT (namespace, collection, key) DO NOTHING RETURNING 1"
             )
         elif value is None:

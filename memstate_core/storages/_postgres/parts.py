@@ -16,6 +16,10 @@ GROUND: Final = "memstate:ground"
 FACTS: Final = "memstate:facts"
 CLAIMS: Final = "memstate:claims"
 
+# From so many rows on, what they have in common is given once; fewer are not worth a statement of their own shape,
+# which the server would have to plan.
+MANY: Final = 20
+
 Input = Sequence[tuple[str, str]]
 
 
@@ -58,11 +62,27 @@ class WriteStatement:
         return f"ARRAY(SELECT {item if type_ == 'text' else f'CAST({item} AS {type_})'})"
 
     def rows(self, columns: Input, rows: Sequence[Sequence[Any]], name: str = "x") -> str:
-        """Rows as a table expression: one by one value each, many as one JSON document."""
+        """Rows, no two of which are the same, as a table expression."""
         if len(rows) == 1:
             given = zip(columns, rows[0], strict=True)
             values = ", ".join(f"{self.value(value, type_)} AS {column}" for (column, type_), value in given)
             return f"(SELECT {values}) {name}"
+        if len(rows) < MANY:
+            return self._document(columns, rows, name)
+        return self.many(list(zip(columns, zip(*rows, strict=True), strict=True)), name)
+
+    def many(self, columns: Sequence[tuple[tuple[str, str], Sequence[Any]]], name: str = "x") -> str:
+        """The same by columns. What all rows have in common is given once: the server takes longer to read a document
+        than to use it.
+        """
+        common = [(column, values[0]) for column, values in columns if values.count(values[0]) == len(values)]
+        fixed = "".join(f", {self.value(value, type_)} AS {column}" for (column, type_), value in common)
+        shared = {column for column, _ in common}
+        others = [(column, values) for column, values in columns if column not in shared]
+        rows = list(zip(*[values for _, values in others], strict=True))
+        return f"(SELECT given.*{fixed} FROM {self._document([column for column, _ in others], rows, 'given')}) {name}"
+
+    def _document(self, columns: Input, rows: Sequence[Sequence[Any]], name: str) -> str:
         names = [column for column, _ in columns]
         document = to_json([dict(zip(names, row, strict=True)) for row in rows]).decode()
         types = ", ".join(f"{column} {type_}" for column, type_ in columns)

@@ -83,17 +83,16 @@ FACT: Final = compiled(_CURRENT.where(FACTS.c.id == _value("id")))
 FACTS_OF: Final = compiled(_CURRENT.where(_any(FACTS.c.id, "ids")))
 HOLDERS: Final = compiled(_CURRENT.where(_any(FACTS.c.singleton, "places")))
 
-# A writer also needs to know what nobody must have changed until it writes, and the next version's number.
+# A writer also needs to know what nobody must have changed until it writes, and the highest version that there was.
+_TO_WRITE: Final = [*_fact(FACTS), FACTS.c.stamp, FACTS.c.archived]
 _wanted: Final = sa.values(sa.column("id", sa.Text), name="wanted").data([(_value("id"),)])
 FACT_TO_WRITE: Final = compiled(
-    sa.select(*_fact(FACTS), FACTS.c.stamp, _latest(_wanted.c.id)).select_from(
+    sa.select(*_TO_WRITE[:-1], sa.func.coalesce(FACTS.c.archived, _latest(_wanted.c.id))).select_from(
         _wanted.outerjoin(FACTS, sa.and_(_of_namespace(FACTS), FACTS.c.id == _wanted.c.id))
     )
 )
-FACTS_TO_WRITE: Final = compiled(
-    sa.select(*_fact(FACTS), FACTS.c.stamp).where(_of_namespace(FACTS), _any(FACTS.c.id, "ids"))
-)
-_HOLDERS: Final = sa.select(*_fact(FACTS), FACTS.c.stamp, _latest(FACTS.c.id)).where(_of_namespace(FACTS))
+FACTS_TO_WRITE: Final = compiled(sa.select(*_TO_WRITE).where(_of_namespace(FACTS), _any(FACTS.c.id, "ids")))
+_HOLDERS: Final = sa.select(*_TO_WRITE).where(_of_namespace(FACTS))
 HOLDER_TO_WRITE: Final = compiled(_HOLDERS.where(FACTS.c.singleton == _value("place")))
 HOLDERS_TO_WRITE: Final = compiled(_HOLDERS.where(_any(FACTS.c.singleton, "places")))
 LATEST: Final = compiled(
@@ -274,7 +273,7 @@ def selection(
         conditions.append(sa.or_(contains, sa.not_(f.c.plain)))
     if counted:
         return compiled(sa.select(sa.func.count()).select_from(f).where(*conditions))
-    statement = sa.select(*_fact(f), f.c.stamp).where(*conditions).order_by(f.c.ordinal)
+    statement = sa.select(*_TO_WRITE).where(*conditions).order_by(f.c.ordinal)
     if limit:
         statement = statement.limit(_number("limit")).offset(_number("offset"))
     return compiled(statement)

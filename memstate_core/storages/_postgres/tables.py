@@ -1,14 +1,15 @@
 """The tables of :mod:`memstate_core.storages.postgres`, and how statements on them become text.
 
 ``memstate_facts`` are the facts as they are, changed in place; ``memstate_versions`` are the versions that were
-replaced or removed. ``stamp`` is the seq of the transaction that last changed a fact: version numbers come back when
-something is rolled back, stamps do not. ``memstate_fields`` are the declared index entries of current facts.
-``memstate_transactions`` is the journal: a tree by ``parent``; its ``changes`` are ``[[fact id, version before, version
-after], …]``. Which transactions changed a fact is told by ``made_by`` of its versions, and by ``memstate_touched`` for
-those that made no version of it. Seqs and ordinals are given out once in a schema, so what has one needs no namespace
-in its key; that of a field is in ``field``. ``memstate_outbox`` is what hooks are still to be told of,
-``memstate_lanes`` who delivers it. ``memstate_writes`` remembers for a while the ids of what was written without a
-journal entry; a journal entry has its own.
+replaced or removed, and ``archived`` is the highest version that a fact has there (0: none), so that the next one is
+known, and none is archived twice. ``stamp`` is the seq of the transaction that last changed a fact: version numbers
+come back when something is rolled back, stamps do not. ``memstate_fields`` are the declared index entries of current
+facts. ``memstate_transactions`` is the journal: a tree by ``parent``; its ``changes`` are ``[[fact id, version before,
+version after], …]``. Which transactions changed a fact is told by ``made_by`` of its versions, and by
+``memstate_touched`` for those that made no version of it. Seqs and ordinals are given out once in a schema, so what has
+one needs no namespace in its key; that of a field is in ``field``. ``memstate_outbox`` is what hooks are still to be
+told of, ``memstate_lanes`` who delivers it. ``memstate_writes`` remembers for a while the ids of what was written
+without a journal entry; a journal entry has its own.
 """
 
 from __future__ import annotations
@@ -85,6 +86,7 @@ FACTS: Final = _table(
     sa.Column("version", sa.BigInteger, nullable=False),
     *_more_columns(),
     sa.Column("stamp", sa.BigInteger, nullable=False),
+    sa.Column("archived", sa.BigInteger, nullable=False),
     sa.Column("plain", sa.Boolean, nullable=False),
 )
 VERSIONS: Final = _table(

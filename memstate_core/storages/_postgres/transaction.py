@@ -121,7 +121,7 @@ class ReadTransaction:
         return [_fact(row) for row in await self._selected(selection)]
 
     async def _selected(self, selection: Selection) -> list[Sequence[Any]]:
-        """The rows of a selection; behind a fact's own columns stands its stamp."""
+        """The rows of a selection; behind a fact's own columns stand its stamp and its highest archived version."""
         values, shape, residual = self._source(selection)
         limit, offset = selection.limit, selection.offset
         if not residual and not selection.order:
@@ -353,7 +353,7 @@ class WriteTransaction(ReadTransaction):
             stamps: dict[str, int] = {}
             for row in await self._ask(sql.FACTS_TO_WRITE, ids=list(ids)):
                 found[row[0]] = _fact(row)
-                stamps[row[0]] = row[_WIDTH]
+                stamps[row[0]], self._latest[row[0]] = row[_WIDTH:]
             for id_ in ids:
                 self._saw(id_, stamps.get(id_))
         return found
@@ -370,7 +370,7 @@ class WriteTransaction(ReadTransaction):
             stamp, latest = row[_WIDTH:]
             fact = _fact(row)
             self._saw(fact.id, stamp)
-            self._latest[fact.id] = latest or 0
+            self._latest[fact.id] = latest
             assert fact.singleton is not None
             found[fact.singleton] = fact
         return found
@@ -387,8 +387,10 @@ class WriteTransaction(ReadTransaction):
 
     async def select(self, selection: Selection) -> list[StoredFact]:
         rows = await self._selected(selection)
+        selected, latest = self.ground.selected, self._latest
         for row in rows:
-            self.ground.selected.setdefault(row[0], row[_WIDTH])
+            selected.setdefault(row[0], row[_WIDTH])
+            latest[row[0]] = row[_WIDTH + 1]
         return [_fact(row) for row in rows]
 
     async def position(self, session_id: str | None) -> Position:

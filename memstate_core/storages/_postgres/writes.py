@@ -112,7 +112,7 @@ def _common(
     if after is None or position.claimed or len(entries) > 1 or any(entry.kind == ABSENT for entry in entries):
         return None
     if before is None:
-        if ground.facts or after.ordinal >= 0:
+        if ground.facts or after.ordinal >= 0 or after.version > 1:
             return None
     elif before.ordinal != after.ordinal or len(ground.facts) != 1 or ground.facts.get(before.id) is None:
         return None
@@ -189,12 +189,8 @@ def _write_entry(made: WriteStatement, batch: Batch, token: str, latest: int) ->
         known = f"namespace = $1 AND session = {session} AND latest = {made.value(latest, 'bigint')}"
         made.part("gate", f"SELECT 1 FROM {_S} WHERE {known} FOR UPDATE")
     changes = [
-        (
-            (change.after or change.before).id,  # type: ignore[union-attr]
-            change.before.version if change.before is not None else 0,
-            change.after.version if change.after is not None else 0,
-        )
-        for change in batch.changes
+        ((before or after).id, before.version if before else 0, after.version if after else 0)  # type: ignore[union-attr]
+        for before, after, _ in batch.changes
     ]
     given = ", ".join(
         made.value(value, type_)

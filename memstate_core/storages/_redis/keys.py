@@ -2,24 +2,25 @@
 
 All keys of a namespace have its name in braces, so that a Redis Cluster keeps them on one slot. ``index`` is one sorted
 set whose scores are all 0: it is ordered by the bytes of its members, and UTF-8 orders as code points do. A member is a
-letter, what is looked for, a NUL, and what is found; nothing that is looked for contains a NUL.
+letter, what is looked for, a NUL, and what is found; nothing that is looked for contains a NUL. Most transactions that
+changed a fact are told by its versions: a member of ``F`` would be put among those of other facts, at any place.
 
-======  ==========================================  =========================
+======  ==========================================  ==============================================
 letter  looked for                                  found
-======  ==========================================  =========================
+======  ==========================================  ==============================================
 ``o``   nothing                                     ordinal, fact id
 ``t``   type                                        ordinal, fact id
 ``s``   session                                     ordinal, fact id
 ``f``   type, path, kind and value (each a NUL on)  ordinal, fact id
 ``S``   session                                     seq of a transaction
-``F``   fact id                                     seq of a transaction
+``F``   fact id                                     seq of a transaction that made no version of it
 ``M``   mark                                        seq of a transaction
 ``c``   owner of a claim                            key of the claim
 ``r``   collection                                  key of a record
 ``q``   lane                                        seq and fact id of a postponed delivery
 ``a``   lane                                        the same, if it has failed before
 ``d``   lane                                        the same, behind the time when it is due
-======  ==========================================  =========================
+======  ==========================================  ==============================================
 """
 
 from __future__ import annotations

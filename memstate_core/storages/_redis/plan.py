@@ -14,7 +14,15 @@ from memstate_core.storages._redis.keys import hex_of, session_key
 from memstate_core.storages._redis.outbox import put_outbox
 from memstate_core.storages._redis.schema import FORMAT
 from memstate_core.storages._redis.transaction import RedisTransaction, record_field, savepoint_field
-from memstate_core.storages._redis.values import NOWHERE, claim_text, entry_tail, fact_content, fact_head, where
+from memstate_core.storages._redis.values import (
+    NOWHERE,
+    claim_text,
+    content_length,
+    entry_tail,
+    fact_content,
+    fact_head,
+    where,
+)
 
 
 def assumptions_of(
@@ -146,28 +154,28 @@ def _put_changes(plan: dict[str, Any], batch: Batch, tx: RedisTransaction, bodie
             changes.append((id_, version, 0, "", 0, 0, stamp))
             ahead = False
             continue
-        key = (after.type, after.session_id, after.singleton, fields, after.source, after.ts, after.ephemeral)
+        _, type_, payload, source, session_id, ts, number, ephemeral, schema_version, singleton, ordinal_ = after
+        key = (type_, session_id, singleton, fields, source, ts, ephemeral)
         head = heads.get(key)
         if head is None:
             head = heads[key] = len(heads) + 1
             plan["heads"].append(fact_head(after, fields))
-        content = fact_content(after).encode()
-        length = len(content)
         if (
             before is not None
             and stamp  # only then it is sure what is there
-            and before.payload == after.payload
-            and before.schema_version == after.schema_version
+            and before.payload == payload
+            and before.schema_version == schema_version
         ):
-            length = -length
+            length = -content_length(after)
         else:
-            bodies.append(content)
-        ahead = ahead and bool(stamp) and version < after.version > (tx.latest_read(id_) or 0)
-        if before is not None and before.ordinal == after.ordinal >= 0:
+            bodies.append(fact_content(after).encode())
+            length = len(bodies[-1])
+        ahead = ahead and bool(stamp) and version < number > (tx.latest_read(id_) or 0)
+        if before is not None and before.ordinal == ordinal_ >= 0:
             place = "="
         else:
-            place = "" if after.ordinal < 0 else f"{after.ordinal:016x}"
-        changes.append((id_, version, after.version, place, head, length, stamp))
+            place = "" if ordinal_ < 0 else f"{ordinal_:016x}"
+        changes.append((id_, version, number, place, head, length, stamp))
     # Columns: Lua makes few long tables faster than many short ones.
     plan["changes"] = list(zip(*changes, strict=True))
     if ahead:

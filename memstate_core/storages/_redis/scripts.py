@@ -76,7 +76,7 @@ return answer
 
 # KEYS meta, facts, versions, index. ARGV offset, how many, how many bytes, whether latest versions are wanted, and
 # pairs of bounds, of which the one that holds the least is used. Which that was (from 1), the bound to go on
-# from ('' at the end), and for each the id, the fact and the highest version.
+# from ('' at the end), all ids and facts, and pairs of id and highest version of those that had more before.
 SELECT: Final = Script("""
 local offset, count, room, wanted = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4] == '1'
 local used, least = 1, nil
@@ -89,7 +89,7 @@ end
 local low, high = ARGV[2 * used + 3], ARGV[2 * used + 4]
 local members = redis.call('ZRANGEBYLEX', KEYS[4], low, high, 'LIMIT', offset, count)
 local answer = {redis.call('HGET', KEYS[1], 'stamp') or '0', used, ''}
-local ids, found, start = {}, {}, nil
+local ids, found, higher, start = {}, {}, {}, nil
 for i, member in ipairs(members) do
     -- Neighbours mostly have been looked for by the same, and matching takes longer than all the rest.
     if not start or string.sub(member, 1, #start) ~= start then start = string.match(member, '.*%z') end
@@ -105,14 +105,18 @@ for i = 1, #ids, 50 do
     local latest = wanted and redis.call('HMGET', KEYS[3], unpack(ids, i, last)) or {}
     for j, fact in ipairs(facts) do
         if fact then
-            local n = #found
-            found[n + 1], found[n + 2], found[n + 3] = ids[i + j - 1], fact, latest[j] or ''
+            local n, id = #found, ids[i + j - 1]
+            found[n + 1], found[n + 2] = id, fact
+            if latest[j] then
+                higher[#higher + 1] = id
+                higher[#higher + 1] = latest[j]
+            end
             room = room - #fact
         end
     end
 end
 if answer[3] == '' and #members == count and count > 0 then answer[3] = '(' .. members[count] end
-answer[4] = table.concat(found, '\\255')
+answer[4], answer[5] = table.concat(found, '\\255'), higher
 return answer
 """)
 
@@ -183,11 +187,62 @@ if answer[2] == '' and #members == count and count > 0 then answer[2] = '(' .. m
 return answer
 """)
 
-# KEYS meta, journal. ARGV the seq below which to begin ('' the newest), how many, how many bytes. The seq below which
+# KEYS meta, journal, index, facts, versions. ARGV the fact's id, the seq below which to begin, how many, how many
+# bytes. The seq below which to go on ('' at the end), pairs of seq and entry.
+FACT_HISTORY: Final = Script("""
+local id, below, count, room = ARGV[1], tonumber(ARGV[2], 16), tonumber(ARGV[3]), tonumber(ARGV[4])
+local current = redis.call('HGET', KEYS[4], id)
+local version, made = string.match(current or '', '^%d+%z(%d+)%z(%x+)')
+local versions = math.max(tonumber(version or 0), tonumber(redis.call('HGET', KEYS[5], id) or 0))
+local function made_by(number)
+    if number == tonumber(version) then return tonumber(made, 16) end
+    local fact = redis.call('HGET', KEYS[5], id .. '\\0' .. string.format('%.0f', number))
+    return fact and tonumber(string.match(fact, '^%d+%z%d+%z(%x+)'), 16)
+end
+-- Versions were made in their order, so those that were made below a seq need not be looked for one by one.
+local least = 0
+while least < versions do
+    local middle = math.ceil((least + versions) / 2)
+    local seq = made_by(middle)
+    if seq and seq >= below then versions = middle - 1 else least = middle end
+end
+local function next_made()
+    while versions > 0 do
+        local seq = made_by(versions)
+        versions = versions - 1
+        if seq and seq < below then return seq end
+    end
+    return 0
+end
+local touched = redis.call('ZREVRANGEBYLEX', KEYS[3], '(F' .. id .. '\\0' .. string.format('%011x', below),
+    '[F' .. id .. '\\0', 'LIMIT', 0, count)
+local answer = {redis.call('HGET', KEYS[1], 'stamp') or '0', ''}
+local place, last = 1, next_made()
+while count > 0 do
+    local other = touched[place] and tonumber(string.sub(touched[place], #id + 3), 16) or 0
+    local seq = math.max(last, other)
+    if seq == 0 then return answer end
+    if room < 0 then break end
+    if seq == other then place = place + 1 end
+    if seq == last then last = next_made() end
+    local key = string.format('%011x', seq)
+    local entry = redis.call('HGET', KEYS[2], key)
+    if entry then
+        answer[#answer + 1] = key
+        answer[#answer + 1] = entry
+        room, count = room - #entry, count - 1
+    end
+    below = seq
+end
+answer[2] = string.format('%011x', below)
+return answer
+""")
+
+# KEYS meta, journal. ARGV the seq below which to begin, how many, how many bytes. The seq below which
 # to go on ('' at the end), pairs of seq and entry.
 JOURNAL: Final = Script("""
 local seq, count, room = tonumber(redis.call('HGET', KEYS[1], 'seq') or 0), tonumber(ARGV[2]), tonumber(ARGV[3])
-if ARGV[1] ~= '' then seq = math.min(seq, tonumber(ARGV[1]) - 1) end
+seq = math.min(seq, tonumber(ARGV[1]) - 1)
 local answer = {redis.call('HGET', KEYS[1], 'stamp') or '0', ''}
 while seq > 0 and count > 0 and room >= 0 do
     local key = string.format('%011x', seq)

@@ -30,6 +30,7 @@ from memstate_core.storages._redis.values import (
     fields_text,
     head_and_redo,
     place_text,
+    texts,
 )
 
 T = TypeVar("T")
@@ -38,6 +39,7 @@ T = TypeVar("T")
 _COUNT: Final = 500
 _ROOM: Final = 4_000_000
 _UNLIMITED: Final = 1 << 53  # Lua has no larger integers
+_NEWEST: Final = (1 << 44) - 1  # no seq is above this
 # A selection that takes several round trips begins again when there was a write meanwhile; then it takes one.
 _PATIENCE: Final = 2
 
@@ -118,11 +120,14 @@ class RedisTransaction:
 
     def _take(self, fact_id: str, raw: bytes | None, latest: bytes | None) -> StoredFact | None:
         fact, stamp = (None, "") if raw is None else fact_of(fact_id, raw)
-        if self.seen.setdefault(fact_id, stamp) != stamp:
-            self.torn = True  # and what was seen first will be found wrong
+        self._saw(fact_id, stamp)
         self._facts[fact_id] = fact
         self._latest[fact_id] = int(latest) if latest else 0
         return fact
+
+    def _saw(self, fact_id: str, stamp: str) -> None:
+        if self.seen.setdefault(fact_id, stamp) != stamp:
+            self.torn = True  # and what was seen first will be found wrong
 
     async def facts(self, ids: Sequence[str]) -> dict[str, StoredFact]:
         if not self._stamped:
@@ -300,9 +305,9 @@ class RedisTransaction:
         # Begun again too often: one answer, whatever its size.
         most = min(limit, _UNLIMITED) if decided and limit is not None else _UNLIMITED
         answer = await self._ask_select(offset, most, _UNLIMITED, *(bound for one in spans for bound in one))
-        parts = _divided(answer[2])
-        self._read(spans[answer[0] - 1], len(parts) // 3, whole=most == _UNLIMITED and not offset)
-        return self._matching(parts, selection, decided)[:limit]
+        facts = self._all(answer)
+        self._read(spans[answer[0] - 1], len(facts), whole=most == _UNLIMITED and not offset)
+        return self._matching(facts, selection, decided)[:limit]
 
     def _read(self, bounds: Span, size: int, *, whole: bool) -> None:
         """Remember a range, to be verified when there is a write."""
@@ -328,9 +333,9 @@ class RedisTransaction:
                 return None
             stamp = self._last_stamp
             used = used or spans[answer[0] - 1]
-            parts = _divided(answer[2])
-            size += len(parts) // 3
-            found += self._matching(parts, selection, decided)
+            facts = self._all(answer)
+            size += len(facts)
+            found += self._matching(facts, selection, decided)
             if not answer[1] or (limit is not None and len(found) >= limit):
                 self._read(used, size, whole=whole and not answer[1])
                 return found[:limit]
@@ -349,14 +354,22 @@ class RedisTransaction:
             *bounds,
         )
 
-    def _matching(self, parts: Sequence[bytes], selection: Selection, decided: bool) -> list[StoredFact]:
-        found = []
-        for id_, raw, latest in zip(parts[::3], parts[1::3], parts[2::3], strict=True):
-            fact_id = id_.decode()
-            fact = self._take(fact_id, raw, latest) if self._writing else fact_of(fact_id, raw)[0]
-            if fact is not None and (decided or matches(fact, selection)):
-                found.append(fact)
-        return found
+    def _all(self, answer: Sequence[Any]) -> list[StoredFact]:
+        """The facts of an answer."""
+        parts = _divided(answer[2])
+        ids = texts(parts[::2])
+        found = list(map(fact_of, ids, parts[1::2]))
+        if self._writing:
+            for fact, stamp in found:
+                self._saw(fact.id, stamp)
+            self._facts.update((fact.id, fact) for fact, _ in found)
+            self._latest.update(dict.fromkeys(ids, 0))
+            self._latest.update(zip(texts(answer[3][::2]), map(int, answer[3][1::2]), strict=True))
+        return [fact for fact, _ in found]
+
+    @staticmethod
+    def _matching(facts: list[StoredFact], selection: Selection, decided: bool) -> list[StoredFact]:
+        return facts if decided else [fact for fact in facts if matches(fact, selection)]
 
     # Journal
 
@@ -378,7 +391,7 @@ class RedisTransaction:
         return self.positions.setdefault(key, position)
 
     async def entries(self, seqs: Sequence[int]) -> dict[int, Entry]:
-        wanted = [seq for seq in seqs if 0 < seq < 1 << 44]
+        wanted = [seq for seq in seqs if 0 < seq <= _NEWEST]
         found = await self._fields(self._keys.journal, [hex_of(seq) for seq in wanted])
         return {seq: entry_of(seq, raw) for seq, raw in zip(wanted, found, strict=True) if raw is not None}
 
@@ -418,43 +431,43 @@ class RedisTransaction:
         before: int | None = None,
         limit: int | None = None,
     ) -> list[Entry]:
-        if fact_id is not None:
-            looked_for: tuple[str, str] | None = "F", fact_id
-        elif mark is not None:
-            looked_for = "M", mark
-        elif not isinstance(session_id, Unset):
-            looked_for = "S", session_key(session_id)
-        else:
-            looked_for = None
         # A session's history changes only with its head, which is verified.
         if isinstance(session_id, Unset) or session_key(session_id) not in self.positions:
             self.strict = True
+        newest = _NEWEST if before is None else max(0, min(before, _NEWEST))
+        bounds, following = None, b"%d" % newest
+        if fact_id is not None:
+            following = hex_of(newest).encode()
+        elif mark is not None or not isinstance(session_id, Unset):
+            looked_for = ("M", mark) if mark is not None else ("S", session_key(session_id))  # type: ignore[arg-type]
+            bounds = Span(span(*looked_for).low, f"({''.join(looked_for)}\0{hex_of(newest)}".encode())
         found: list[Entry] = []
-        following = b"" if before is None else b"%d" % min(before, _UNLIMITED)
-        span_ = None
-        if looked_for is not None:
-            span_ = span(*looked_for)
-            if before is not None:
-                span_ = Span(
-                    span_.low, f"({looked_for[0]}{looked_for[1]}\0{hex_of(min(before, (1 << 44) - 1))}".encode()
-                )
         while limit is None or len(found) < limit:
             most = _COUNT if limit is None else min(_COUNT, max(limit - len(found), 1))
-            answer = await self._history_piece(span_, following, most)
+            answer = await self._history_piece(fact_id, bounds, following, most)
             found += [
                 entry
                 for entry in _entries(answer[1:])
                 if (isinstance(session_id, Unset) or entry.session_id == session_id) and mark in (None, entry.mark)
             ]
-            if not answer[0]:
-                break
             following = answer[0]
-            if span_ is not None:
-                span_ = Span(span_.low, following)
+            if not following:
+                break
+            if bounds is not None:
+                bounds = Span(bounds.low, following)
         return found[:limit]
 
-    async def _history_piece(self, bounds: Span | None, following: bytes, count: int) -> list[Any]:
+    async def _history_piece(self, fact_id: str | None, bounds: Span | None, following: bytes, count: int) -> list[Any]:
         keys = self._keys
+        if fact_id is not None:
+            return await self._ask(
+                scripts.FACT_HISTORY,
+                (keys.meta, keys.journal, keys.index, keys.facts, keys.versions),
+                fact_id.encode(),
+                following,
+                count,
+                _ROOM,
+            )
         if bounds is None:
             return await self._ask(scripts.JOURNAL, (keys.meta, keys.journal), following, count, _ROOM)
         return await self._ask(

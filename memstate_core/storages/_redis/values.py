@@ -1,9 +1,10 @@
 """What is in the hashes: texts whose parts are divided by NULs, which none of the parts but the last can contain.
 
-A fact is ``stamp version ordinal type session place fields source ts ephemeral schema_version payload``. The *stamp*
-is the number of the write that made it current, so that a fact which was changed and changed back is told from one
-that was not. ``fields`` are its index entries as a JSON list. Its *head*, from the type on, is what facts that are
-written together often share; its *content*, from the schema version on, often stays when the head changes. A
+A fact is ``stamp version made_by ordinal type session place fields source ts ephemeral schema_version payload``. The
+*stamp* is the number of the write that made it current, so that a fact which was changed and changed back is told from
+one that was not. ``made_by`` is the seq of the transaction that made the version. ``fields`` are its index entries as a
+JSON list. Its *head*, from the type on, is what facts that are written together often share; its *content*, from the
+schema version on, often stays when the head changes. A
 transaction is ``parent head session operation actor reason mark ts changes``, a claim ``owner expires hooks``.
 """
 
@@ -50,6 +51,12 @@ def fact_content(fact: StoredFact) -> str:
     return f"{fact.schema_version}\0{fact.payload}"
 
 
+def content_length(fact: StoredFact) -> int:
+    """Of :func:`fact_content`, in bytes."""
+    payload = fact.payload
+    return len(str(fact.schema_version)) + 1 + (len(payload) if payload.isascii() else len(payload.encode()))
+
+
 def fields_text(fields: tuple[IndexEntry, ...]) -> str:
     keys = field_keys(fields) if fields else []
     return json.dumps(keys, ensure_ascii=False, separators=(",", ":")) if keys else ""
@@ -61,8 +68,8 @@ def place_text(place: str | None) -> str:
 
 def fact_of(fact_id: str, raw: bytes) -> tuple[StoredFact, str]:
     """A fact, and its stamp."""
-    stamp, version, ordinal, type_, session, place, _, source, ts, ephemeral, schema_version, payload = (
-        raw.decode().split("\0", 11)
+    stamp, version, _, ordinal, type_, session, place, _, source, ts, ephemeral, schema_version, payload = (
+        raw.decode().split("\0", 12)
     )
     fact = StoredFact(
         fact_id,

@@ -51,9 +51,20 @@ local function answer(text)
     return text
 end
 
--- Stamp, version, ordinal, type, session, place and fields of a fact; type and so on of a head.
-local FACT = '^(%d+)%z(%d+)%z(%x+)%z([^%z]*)%z([^%z]*)%z([^%z]*)%z([^%z]*)%z()'
-local HEAD = '^([^%z]*)%z([^%z]*)%z([^%z]*)%z([^%z]*)%z'
+-- Stamp, version, made_by and ordinal of a fact; type, session, place and fields of its head.
+local FACT = '^(%d+)%z(%d+)%z(%x+)%z(%x+)%z()'
+local HEAD = '^([^%z]*)%z([^%z]*)%z([^%z]*)%z([^%z]*)%z()'
+
+-- Versions as texts. Most facts that change together have the same.
+local texts = {}
+local function text_of(version)
+    local text = texts[version]
+    if not text then
+        text = string.format('%.0f', version)
+        texts[version] = text
+    end
+    return text
+end
 
 -- What was this attempt's answer, if it was made before?
 
@@ -125,17 +136,37 @@ for i, head in ipairs(plan.heads or {}) do
     local type, session, place, keys = string.match(head, HEAD)
     heads[i] = {type, session, place, keys, head}
 end
-local changed, taken, old, new, contents = {}, {}, {}, {}, {}
+local changed, taken, new, contents, made = {}, {}, {}, {}, {}
+local old, numbers, ordinals_before = {}, {}, {}
 local ids, versions_before, versions_after, ordinals, head_of, lengths, seen = unpack(plan.changes or {{}})
 local before, latest = {}, {}
 if #ids > 0 then before = hmget(facts, ids) end
 if #ids > 0 and not plan.ahead then latest = hmget(versions, ids) end
+if plan.restores then
+    local names, where = {}, {}
+    for i, id in ipairs(ids) do
+        if heads[head_of[i]] then
+            names[#names + 1] = id .. '\0' .. text_of(versions_after[i])
+            where[#names] = i
+        end
+    end
+    for j, fact in ipairs(hmget(versions, names)) do
+        if not fact then return answer('stale') end
+        made[where[j]] = string.match(fact, '^%d+%z%d+%z(%x+)')
+    end
+end
+local head, was
 for i, id in ipairs(ids) do
     changed[id] = true
-    local stamp, number, at, type, session, place, keys
+    local stamp, number, _, at, start
     if before[i] then
-        stamp, number, at, type, session, place, keys = string.match(before[i], FACT)
-        old[i] = {number, at, type, session, place, keys}
+        stamp, number, _, at, start = string.match(before[i], FACT)
+        -- Neighbours mostly have the same head, and matching takes longer than all the rest.
+        if not head or string.sub(before[i], start, start + #head - 1) ~= head then
+            local type, session, place, keys, last = string.match(before[i], HEAD, start)
+            head, was = string.sub(before[i], start, last - 1), {type, session, place, keys}
+        end
+        old[i], numbers[i], ordinals_before[i] = was, number, at
     end
     if seen[i] and seen[i] ~= (stamp or '') then return answer('stale') end
     local there, next, is = tonumber(number or 0), versions_after[i], heads[head_of[i]]
@@ -145,7 +176,7 @@ for i, id in ipairs(ids) do
         new[i] = is
         -- A content that stays is not sent: it is at the end of what is there.
         contents[i] = lengths[i] > 0 and body_of(lengths[i]) or string.sub(before[i], lengths[i])
-        place = is[3]
+        local place = is[3]
         if place ~= '' then
             if taken[place] then return answer('taken ' .. cjson.encode({place, taken[place], id})) end
             taken[place] = id
@@ -182,6 +213,7 @@ for i = 14, #KEYS do redis.call('XLEN', KEYS[i]) end
 local stamp = string.format('%.0f', tonumber(now[2] or 0) + 1)
 local number = tonumber(now[3] or 0) + 1
 local seq = string.format('%011x', number)
+local by = plan.entry and seq or string.format('%011x', 0)
 local fields, added, gone = {'stamp', stamp}, {}, {}
 local function field(name, value)
     fields[#fields + 1] = name
@@ -208,7 +240,9 @@ if plan.entry then
     redis.call('HSET', journal, seq, parent .. '\0' .. head .. '\0' .. body_of(tail))
     add('S' .. session .. '\0' .. seq)
     if mark ~= '' then add('M' .. mark .. '\0' .. seq) end
-    for _, id in ipairs(ids) do add('F' .. id .. '\0' .. seq) end
+    for i, id in ipairs(ids) do
+        if made[i] or not new[i] then add('F' .. id .. '\0' .. seq) end
+    end
 end
 
 local function remove(member) gone[#gone + 1] = member end
@@ -236,44 +270,45 @@ end
 for i, id in ipairs(ids) do
     local ordinal, was, is = ordinals[i], old[i], new[i]
     if was then
-        set(archived, id .. '\0' .. was[1], before[i])
+        set(archived, id .. '\0' .. numbers[i], before[i])
         -- The highest version is the current one's, until the fact goes back or is removed.
         local there, back = versions_before[i], not is or versions_after[i] < versions_before[i]
-        if back and there > tonumber(latest[i] or 0) then set(archived, id, was[1]) end
-        if was[5] ~= '' and taken[was[5]] ~= id then left[#left + 1] = was[5] end
+        if back and there > tonumber(latest[i] or 0) then set(archived, id, numbers[i]) end
+        if was[3] ~= '' and taken[was[3]] ~= id then left[#left + 1] = was[3] end
     end
     if is then
         if ordinal == '=' then
-            ordinal = was[2]
+            ordinal = ordinals_before[i]
         elseif ordinal == '' then
             ordinal = seq .. string.format('%05x', i - 1)
         end
-        local version = string.format('%.0f', versions_after[i])
-        set(put, id, stamp .. '\0' .. version .. '\0' .. ordinal .. '\0' .. is[5] .. contents[i])
+        set(put, id, stamp .. '\0' .. text_of(versions_after[i]) .. '\0' .. (made[i] or by) .. '\0' .. ordinal .. '\0'
+            .. is[5] .. contents[i])
         if is[3] ~= '' then set(placed, is[3], id) end
     else
         removed[#removed + 1] = id
     end
-    if was and is and was[2] == ordinal then
-        if was[4] ~= is[2] then
-            remove('s' .. was[4] .. '\0' .. ordinal .. id)
+    if was and is and ordinals_before[i] == ordinal then
+        if was[2] ~= is[2] then
+            remove('s' .. was[2] .. '\0' .. ordinal .. id)
             add('s' .. is[2] .. '\0' .. ordinal .. id)
         end
-        if was[6] ~= is[4] then
-            each_field(remove, was[3], was[6], '\0' .. ordinal .. id)
+        if was[4] ~= is[4] then
+            each_field(remove, was[1], was[4], '\0' .. ordinal .. id)
             each_field(add, is[1], is[4], '\0' .. ordinal .. id)
         end
     else
-        if was then all(remove, was[3], was[4], was[6], '\0' .. was[2] .. id) end
+        if was then all(remove, was[1], was[2], was[4], '\0' .. ordinals_before[i] .. id) end
         if is then all(add, is[1], is[2], is[4], '\0' .. ordinal .. id) end
     end
 end
 
 for i, one in ipairs(plan.described or {}) do
     local id, place, keys = unpack(one)
-    local _, version, ordinal, type, session, was, had, rest = string.match(described[i], FACT)
-    set(put, id, stamp .. '\0' .. version .. '\0' .. ordinal .. '\0' .. type .. '\0' .. session .. '\0' .. place
-        .. '\0' .. keys .. '\0' .. string.sub(described[i], rest))
+    local _, version, by, ordinal, start = string.match(described[i], FACT)
+    local type, session, was, had, rest = string.match(described[i], HEAD, start)
+    set(put, id, stamp .. '\0' .. version .. '\0' .. by .. '\0' .. ordinal .. '\0' .. type .. '\0' .. session .. '\0'
+        .. place .. '\0' .. keys .. '\0' .. string.sub(described[i], rest))
     if was ~= '' and was ~= place then left[#left + 1] = was end
     if place ~= '' then set(placed, place, id) end
     if had ~= keys then

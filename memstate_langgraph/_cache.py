@@ -1,0 +1,75 @@
+"""What a process remembers of the threads it writes to, so that a put need not read what it builds on."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Mapping
+from typing import Any, Final, Generic, TypeVar
+
+from memstate_langgraph._lists import ListVersion
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+_LISTS: Final = 64
+_CHECKPOINTS: Final = 512
+
+
+class _Recent(Generic[K, V]):
+    """The values that were used last."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._values: OrderedDict[K, V] = OrderedDict()
+        self._guard = threading.Lock()
+
+    def get(self, key: K) -> V | None:
+        with self._guard:
+            value = self._values.get(key)
+            if value is not None:
+                self._values.move_to_end(key)
+            return value
+
+    def put(self, key: K, value: V) -> None:
+        with self._guard:
+            self._values[key] = value
+            self._values.move_to_end(key)
+            if len(self._values) > self._size:
+                self._values.popitem(last=False)
+
+
+class Cache:
+    """Channel versions by checkpoint, and lists by version.
+
+    Both are true only as long as the thread's *generation* is the one they were read under: whoever removes anything
+    from a thread changes it. They are therefore looked up by it as well.
+    """
+
+    def __init__(self) -> None:
+        self._versions: _Recent[tuple[bytes, str, str, str], Mapping[str, Any]] = _Recent(_CHECKPOINTS)
+        self._lists: _Recent[tuple[bytes, str, str], ListVersion] = _Recent(_LISTS)
+        self._generations: _Recent[str, bytes] = _Recent(_CHECKPOINTS)
+
+    def generation(self, thread_id: str) -> bytes | None:
+        """The last one that was seen."""
+        return self._generations.get(thread_id)
+
+    def saw(self, thread_id: str, generation: bytes) -> None:
+        self._generations.put(thread_id, generation)
+
+    def versions(
+        self, generation: bytes, thread_id: str, checkpoint_ns: str, checkpoint_id: str
+    ) -> Mapping[str, Any] | None:
+        return self._versions.get((generation, thread_id, checkpoint_ns, checkpoint_id))
+
+    def keep_versions(
+        self, generation: bytes, thread_id: str, checkpoint_ns: str, checkpoint_id: str, versions: Mapping[str, Any]
+    ) -> None:
+        self._versions.put((generation, thread_id, checkpoint_ns, checkpoint_id), versions)
+
+    def list_version(self, generation: bytes, thread_id: str, key: str) -> ListVersion | None:
+        return self._lists.get((generation, thread_id, key))
+
+    def keep_list(self, generation: bytes, thread_id: str, version: ListVersion) -> None:
+        self._lists.put((generation, thread_id, version.key), version)

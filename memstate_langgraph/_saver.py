@@ -1,0 +1,275 @@
+"""What both checkpointers do, once, as coroutines over a storage."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from langchain_core.runnables import RunnableConfig
+from langgraph.checkpoint.base import (
+    ChannelVersions,
+    Checkpoint,
+    CheckpointMetadata,
+    CheckpointTuple,
+    DeltaChannelHistory,
+    PendingWrite,
+    get_serializable_checkpoint_metadata,
+)
+
+from memstate_core.engine import Engine
+from memstate_core.errors import ValidationFailed
+from memstate_core.protocols import Batch, RecordWrite, StorageTransaction
+from memstate_langgraph import _keys as keys
+from memstate_langgraph._cache import Cache
+from memstate_langgraph._codec import Codec, StoredCheckpoint, StoredTask
+from memstate_langgraph._listing import Listing
+from memstate_langgraph._places import Place, config_of
+from memstate_langgraph._reading import Reader, thread_id_of
+from memstate_langgraph._removing import all_but, everything
+from memstate_langgraph._writing import Put, new_generation
+from memstate_langgraph.rewind import Rewinder
+
+
+class Saver:
+    """Checkpoints in the records of a store."""
+
+    def __init__(self, engine: Engine, cache: Cache, rewinder: Rewinder) -> None:
+        self._engine = engine
+        self._cache = cache
+        self.rewinder = rewinder
+
+    async def _read(self, work: Callable[[StorageTransaction], Any]) -> Any:
+        return await self._engine.storage.read(self._engine.namespace, work, snapshot=True)
+
+    async def _write(self, work: Callable[[StorageTransaction], Any]) -> Any:
+        return await self._engine.storage.write(self._engine.namespace, work)
+
+    # Writing
+
+    async def put(
+        self,
+        codec: Codec,
+        config: RunnableConfig,
+        checkpoint: Checkpoint,
+        metadata: CheckpointMetadata,
+        new_versions: ChannelVersions,
+    ) -> RunnableConfig:
+        place = Place(config)
+        full = get_serializable_checkpoint_metadata(config, metadata)
+        put = Put(
+            codec,
+            self._cache,
+            place.thread_id,
+            place.checkpoint_ns,
+            place.checkpoint_id,
+            checkpoint,
+            full,
+            new_versions,
+        )
+
+        await self.rewinder.updating(config, checkpoint, metadata)
+
+        async def work(tx: StorageTransaction) -> None:
+            records = await put.records(tx)
+            records += await self.rewinder.stored(tx, config, checkpoint["id"])
+            await tx.write(Batch(records=records))
+
+        await self._write(work)
+        put.done()
+        return config_of(place.thread_id, place.checkpoint_ns, checkpoint["id"])
+
+    async def put_writes(
+        self, codec: Codec, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str
+    ) -> None:
+        place = Place(config)
+        if place.checkpoint_id is None:
+            raise ValidationFailed("put_writes needs the checkpoint_id of the checkpoint to which the writes belong")
+        checkpoint_id = place.checkpoint_id
+        new = codec.writes(writes, task_path)
+        collection = keys.writes(place.thread_id)
+        key = keys.task(place.checkpoint_ns, checkpoint_id, task_id)
+
+        async def work(tx: StorageTransaction) -> None:
+            known = await Reader(tx, codec, place.thread_id).task(place.checkpoint_ns, checkpoint_id, task_id)
+            task = (known or StoredTask(task_id, ())).merged(new)
+            records = [RecordWrite(collection, key, codec.close_task(collection, key, task))]
+            if task.has_finished and not (known is not None and known.has_finished):
+                records += await self.rewinder.finished(tx, config, task_id)
+            await tx.write(Batch(records=records))
+
+        await self._write(work)
+
+    # Reading
+
+    async def get_tuple(self, codec: Codec, config: RunnableConfig) -> CheckpointTuple | None:
+        place = Place(config)
+        await self.rewinder.begins(config)
+
+        async def work(tx: StorageTransaction) -> tuple[CheckpointTuple, Reader, bytes | None] | None:
+            reader = Reader(tx, codec, place.thread_id)
+            one = await reader.checkpoint(place.checkpoint_ns, place.checkpoint_id)
+            if one is None:
+                return None
+            return await reader.checkpoint_tuple(one), reader, await reader.generation()
+
+        found = await self._read(work)
+        answer: CheckpointTuple | None = None
+        if found is not None:
+            answer = found[0]
+            self._remember(place, found[0], found[1], found[2])
+        await self._loaded(codec, place, config, answer)
+        return answer
+
+    async def _loaded(self, codec: Codec, place: Place, config: RunnableConfig, found: CheckpointTuple | None) -> None:
+        """If a run has loaded this to start from it, make the memory what it was there."""
+        if not self.rewinder.is_run(config):
+            return
+
+        async def is_latest(tx: StorageTransaction) -> bool:
+            latest = await Reader(tx, codec, place.thread_id).checkpoint(place.checkpoint_ns, None)
+            return latest is None or (found is not None and latest.checkpoint_id == found.checkpoint["id"])
+
+        await self.rewinder.loaded(
+            config,
+            found,
+            place.checkpoint_id is None or await self._read(is_latest),
+        )
+
+    def _remember(self, place: Place, found: CheckpointTuple, reader: Reader, generation: bytes | None) -> None:
+        if generation is None:
+            return
+        self._cache.saw(place.thread_id, generation)
+        checkpoint = found.checkpoint
+        self._cache.keep_versions(
+            generation, place.thread_id, place.checkpoint_ns, checkpoint["id"], dict(checkpoint["channel_versions"])
+        )
+        for channel, version in checkpoint["channel_versions"].items():
+            one = reader.known_list(place.checkpoint_ns, channel, version)
+            if one is not None:
+                self._cache.keep_list(generation, place.thread_id, one)
+
+    def listing(
+        self,
+        codec: Codec,
+        config: RunnableConfig | None,
+        filter: Mapping[str, Any] | None,  # noqa: A002
+        before: RunnableConfig | None,
+        limit: int | None,
+    ) -> Listing:
+        """What ``list`` yields, newest first."""
+        return Listing(self._read, codec, config, filter, before, limit)
+
+    async def delta_history(
+        self, codec: Codec, config: RunnableConfig, channels: Sequence[str]
+    ) -> Mapping[str, DeltaChannelHistory]:
+        """See :meth:`BaseCheckpointSaver.get_delta_channel_history`."""
+        place = Place(config)
+
+        async def work(tx: StorageTransaction) -> dict[str, DeltaChannelHistory]:
+            reader = Reader(tx, codec, place.thread_id)
+            writes: dict[str, list[PendingWrite]] = {channel: [] for channel in channels}
+            seeds: dict[str, Any] = {}
+            missing = set(channels)
+            one = await reader.checkpoint(place.checkpoint_ns, place.checkpoint_id) if channels else None
+            while missing and one is not None and one.parent_id is not None:
+                one = await reader.any_checkpoint(place.checkpoint_ns, one.parent_id)
+                if one is None:
+                    break
+                pending = codec.pending(await reader.tasks(one.checkpoint_ns, one.checkpoint_id), missing)
+                for write in reversed(pending):
+                    writes[write[1]].append(write)
+                seeds.update(await reader.values(one, codec.header(one), missing))
+                missing -= seeds.keys()
+            return {
+                channel: (
+                    {"writes": writes[channel][::-1], "seed": seeds[channel]}
+                    if channel in seeds
+                    else {"writes": writes[channel][::-1]}
+                )
+                for channel in channels
+            }
+
+        found: dict[str, DeltaChannelHistory] = await self._read(work)
+        return found
+
+    # Removing and copying
+
+    async def delete_thread(self, thread_id: str) -> None:
+        thread_id = keys.check_thread_id(thread_id)
+        await self._remove(lambda tx: everything(tx, thread_id))
+
+    async def delete_for_runs(self, codec: Codec, run_ids: Sequence[str]) -> None:
+        gone = {str(run_id) for run_id in run_ids}
+        if not gone:
+            return
+
+        def stays(found: list[StoredCheckpoint]) -> set[str]:
+            return {_key(one) for one in found if str(codec.metadata(one).get("run_id")) not in gone}
+
+        for thread_id in await self._thread_ids():
+            await self._remove(lambda tx, thread_id=thread_id: all_but(tx, codec, thread_id, stays))  # type: ignore[misc]
+
+    async def prune(self, codec: Codec, thread_ids: Sequence[str], strategy: str) -> None:
+        if strategy not in ("keep_latest", "delete"):
+            raise ValidationFailed(f"strategy is 'keep_latest' or 'delete', not {strategy!r}")
+
+        def stays(found: list[StoredCheckpoint]) -> set[str]:
+            latest: dict[str, StoredCheckpoint] = {}
+            for one in found:
+                if one.checkpoint_ns not in latest or one.checkpoint_id > latest[one.checkpoint_ns].checkpoint_id:
+                    latest[one.checkpoint_ns] = one
+            return {_key(one) for one in latest.values()}
+
+        for thread_id in map(keys.check_thread_id, thread_ids):
+            if strategy == "delete":
+                await self._remove(lambda tx, thread_id=thread_id: everything(tx, thread_id))  # type: ignore[misc]
+            else:
+                await self._remove(lambda tx, thread_id=thread_id: all_but(tx, codec, thread_id, stays))  # type: ignore[misc]
+
+    async def copy_thread(self, codec: Codec, source: str, target: str) -> None:
+        """Everything of a thread under another name, sealed for its new place."""
+        source, target = keys.check_thread_id(source), keys.check_thread_id(target)
+        if source == target:
+            raise ValidationFailed(f"thread {source!r} cannot be copied to itself")
+
+        async def work(tx: StorageTransaction) -> None:
+            reader = Reader(tx, codec, source)
+            found = await reader.checkpoints()
+            if not found:
+                return
+            if await tx.record(keys.THREADS, keys.thread(target)) is not None:
+                raise ValidationFailed(f"thread {target!r} exists already; delete it first, or copy to another one")
+            records = [new_generation(target)[1]]
+            into = keys.checkpoints(target)
+            for one in found:
+                copied = one._replace(thread_id=target)
+                records.append(RecordWrite(into, _key(one), codec.close_checkpoint(into, _key(one), copied)))
+            for collection, into in (
+                (keys.channels(source), keys.channels(target)),
+                (keys.writes(source), keys.writes(target)),
+            ):
+                for key, record in await tx.scan(collection):
+                    content = codec.seal.open(collection, key, record)
+                    records.append(RecordWrite(into, key, codec.seal.close(into, key, content)))
+            await tx.write(Batch(records=records))
+
+        await self._write(work)
+
+    async def _thread_ids(self) -> list[str]:
+        async def work(tx: StorageTransaction) -> list[str]:
+            return [thread_id_of(record.value) for record in await tx.scan(keys.THREADS)]
+
+        found: list[str] = await self._read(work)
+        return found
+
+    async def _remove(self, removals: Callable[[StorageTransaction], Any]) -> None:
+        async def work(tx: StorageTransaction) -> None:
+            records = await removals(tx)
+            if records:
+                await tx.write(Batch(records=records))
+
+        await self._write(work)
+
+
+def _key(one: StoredCheckpoint) -> str:
+    return keys.checkpoint(one.checkpoint_ns, one.checkpoint_id)

@@ -1,0 +1,177 @@
+"""A saver of another kind keeps the checkpoints; here is only kept where the memory stood at them.
+
+The two cannot share a transaction. What is noted of the memory is therefore written first, and counts only for
+checkpoints and writes that the other saver has: without them it is never asked for.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from langchain_core.runnables import RunnableConfig
+from langgraph.checkpoint.base import (
+    WRITES_IDX_MAP,
+    BaseCheckpointSaver,
+    ChannelVersions,
+    Checkpoint,
+    CheckpointMetadata,
+    CheckpointTuple,
+    DeltaChannelHistory,
+)
+
+from memstate_core.engine import Engine
+from memstate_core.protocols import Batch, StorageTransaction
+from memstate_langgraph import _keys as keys
+from memstate_langgraph._codec import Codec
+from memstate_langgraph._hearing import finished_tasks
+from memstate_langgraph._line import Line
+from memstate_langgraph._places import Place
+from memstate_langgraph._removing import everything
+from memstate_langgraph.rewind import Rewinder
+
+
+class Wrapped:
+    """Has the methods of :class:`~memstate_langgraph._saver.Saver`, for checkpoints that another saver keeps."""
+
+    def __init__(self, engine: Engine, inner: BaseCheckpointSaver[Any], rewinder: Rewinder) -> None:
+        self._engine = engine
+        self.inner = inner
+        self.rewinder = rewinder
+
+    async def _call(self, name: str, *arguments: Any, **options: Any) -> Any:
+        if not self._engine.runtime.is_async:
+            return getattr(self.inner, name)(*arguments, **options)
+        result = getattr(self.inner, f"a{name}")(*arguments, **options)
+        return await result if inspect.isawaitable(result) else result
+
+    async def get_tuple(self, codec: Codec, config: RunnableConfig) -> CheckpointTuple | None:
+        place = Place(config)
+        await self.rewinder.begins(config)
+        found: CheckpointTuple | None = await self._call("get_tuple", config)
+        if self.rewinder.is_run(config):
+            is_latest = place.checkpoint_id is None
+            if not is_latest:
+                latest = await self._call("get_tuple", _without_id(place))
+                is_latest = latest is None or (found is not None and latest.checkpoint["id"] == found.checkpoint["id"])
+            await self.rewinder.loaded(config, found, is_latest)
+        return found
+
+    def listing(
+        self,
+        codec: Codec,
+        config: RunnableConfig | None,
+        filter: Mapping[str, Any] | None,  # noqa: A002
+        before: RunnableConfig | None,
+        limit: int | None,
+    ) -> _Pages:
+        name = "alist" if self._engine.runtime.is_async else "list"
+        return _Pages(getattr(self.inner, name)(config, filter=filter, before=before, limit=limit))
+
+    async def put(
+        self,
+        codec: Codec,
+        config: RunnableConfig,
+        checkpoint: Checkpoint,
+        metadata: CheckpointMetadata,
+        new_versions: ChannelVersions,
+    ) -> RunnableConfig:
+        await self.rewinder.updating(config, checkpoint, metadata)
+
+        async def work(tx: StorageTransaction) -> None:
+            records = await self.rewinder.stored(tx, config, checkpoint["id"])
+            if records:
+                await tx.write(Batch(records=records))
+
+        await self._write(work)
+        stored: RunnableConfig = await self._call("put", config, checkpoint, metadata, new_versions)
+        return stored
+
+    async def put_writes(
+        self, codec: Codec, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str
+    ) -> None:
+        if any(channel not in WRITES_IDX_MAP for channel, _ in writes):
+            await self._finish(config, task_id)
+        await self._call("put_writes", config, writes, task_id, task_path)
+
+    async def _finish(self, config: RunnableConfig, task_id: str) -> None:
+        place = Place(config)
+        checkpoint_id = place.checkpoint_id or ""
+
+        async def is_known(tx: StorageTransaction) -> bool:
+            return await Line(tx, place.thread_id).is_finished(place.checkpoint_ns, checkpoint_id, task_id)
+
+        # Of two that finish one task the first counts, if it came as far as its writes.
+        if await self._engine.storage.read(self._engine.namespace, is_known):
+            stored = await self._call("get_tuple", {"configurable": _configurable(place)})
+            if stored is not None and task_id in finished_tasks(stored):
+                return
+
+        async def work(tx: StorageTransaction) -> None:
+            records = await self.rewinder.finished(tx, config, task_id, always=True)
+            if records:
+                await tx.write(Batch(records=records))
+
+        await self._write(work)
+
+    async def delta_history(
+        self, codec: Codec, config: RunnableConfig, channels: Sequence[str]
+    ) -> Mapping[str, DeltaChannelHistory]:
+        found: Mapping[str, DeltaChannelHistory] = await self._call(
+            "get_delta_channel_history", config=config, channels=channels
+        )
+        return found
+
+    async def delete_thread(self, thread_id: str) -> None:
+        await self._call("delete_thread", thread_id)
+        await self._forget(keys.check_thread_id(thread_id))
+
+    async def delete_for_runs(self, codec: Codec, run_ids: Sequence[str]) -> None:
+        await self._call("delete_for_runs", run_ids)
+
+    async def prune(self, codec: Codec, thread_ids: Sequence[str], strategy: str) -> None:
+        await self._call("prune", thread_ids, strategy=strategy)
+        if strategy == "delete":
+            for thread_id in thread_ids:
+                await self._forget(keys.check_thread_id(thread_id))
+
+    async def copy_thread(self, codec: Codec, source: str, target: str) -> None:
+        await self._call("copy_thread", source, target)
+
+    async def _forget(self, thread_id: str) -> None:
+        async def work(tx: StorageTransaction) -> None:
+            records = await everything(tx, thread_id)
+            if records:
+                await tx.write(Batch(records=records))
+
+        await self._write(work)
+
+    async def _write(self, work: Any) -> None:
+        await self._engine.storage.write(self._engine.namespace, work)
+
+
+class _Pages:
+    """Another saver's list, one checkpoint a page."""
+
+    def __init__(self, found: Any) -> None:
+        self._found = found
+
+    async def page(self) -> list[CheckpointTuple] | None:
+        if inspect.isasyncgen(self._found) or hasattr(self._found, "__anext__"):
+            one = await anext(self._found, None)
+        else:
+            one = next(self._found, None)
+        return None if one is None else [one]
+
+
+def _configurable(place: Place) -> dict[str, Any]:
+    return {
+        "thread_id": place.thread_id,
+        "checkpoint_ns": place.checkpoint_ns,
+        "checkpoint_id": place.checkpoint_id,
+    }
+
+
+def _without_id(place: Place) -> RunnableConfig:
+    return {"configurable": {**_configurable(place), "checkpoint_id": None}}

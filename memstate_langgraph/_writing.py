@@ -1,0 +1,128 @@
+"""Putting checkpoints and writes: what is encoded before the storage transaction, and what is decided in it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import ormsgpack
+from langgraph.checkpoint.base import ChannelVersions, Checkpoint, CheckpointMetadata
+
+from memstate_core.protocols import RecordWrite, StorageTransaction
+from memstate_langgraph import _keys as keys
+from memstate_langgraph._cache import Cache
+from memstate_langgraph._codec import Codec
+from memstate_langgraph._lists import ListVersion, fingerprint_of, next_version
+from memstate_langgraph._reading import Reader, generation_of
+
+
+def new_generation(thread_id: str) -> tuple[bytes, RecordWrite]:
+    generation = os.urandom(8)
+    return generation, thread_record(thread_id, generation, "")
+
+
+def thread_record(thread_id: str, generation: bytes, checkpoint_id: str) -> RecordWrite:
+    """The record by which puts and removals see each other.
+
+    Both read it and both change it, so that of two at once one is done again: a put must not build on what is being
+    removed, and a removal must know of all that is built on.
+    """
+    record = ormsgpack.packb((generation, thread_id, checkpoint_id))
+    return RecordWrite(keys.THREADS, keys.thread(thread_id), record)
+
+
+class Put:
+    """One ``put``. Values are encoded as soon as it is made, so that nothing that changes them later is stored."""
+
+    def __init__(
+        self,
+        codec: Codec,
+        cache: Cache,
+        thread_id: str,
+        checkpoint_ns: str,
+        parent_id: str | None,
+        checkpoint: Checkpoint,
+        metadata: CheckpointMetadata,
+        new_versions: ChannelVersions,
+    ) -> None:
+        self._codec = codec
+        self._cache = cache
+        self._thread_id = thread_id
+        self._checkpoint_ns = checkpoint_ns
+        self._parent_id = parent_id
+        self._versions: Mapping[str, Any] = dict(checkpoint["channel_versions"])
+        self._checkpoint_id = checkpoint["id"]
+        self._channels = keys.channels(thread_id)
+        one = codec.checkpoint(thread_id, checkpoint_ns, parent_id, checkpoint, metadata)
+        self._records: list[RecordWrite] = []
+        self._lists: dict[str, tuple[str, tuple[bytes, ...], bytes | None]] = {}
+        new = [channel for channel in one.stored if channel in new_versions]
+        known = self._cache.generation(thread_id)
+        for channel in new:
+            key = keys.channel(checkpoint_ns, channel, new_versions[channel])
+            value = checkpoint["channel_values"][channel]
+            # A version that others than get_next_version made may be put twice, with different values.
+            if codec.splits(value) and isinstance(new_versions[channel], str):
+                self._lists[channel] = (key, *self._items(value, self._remembered(known, channel)))
+            else:
+                self._records.append(self._record(key, codec.whole(value)))
+        collection = keys.checkpoints(thread_id)
+        key = keys.checkpoint(checkpoint_ns, self._checkpoint_id)
+        self._records.append(RecordWrite(collection, key, codec.close_checkpoint(collection, key, one)))
+        self._made: tuple[bytes, list[ListVersion]] | None = None
+
+    def _record(self, key: str, content: Sequence[Any]) -> RecordWrite:
+        return RecordWrite(self._channels, key, self._codec.seal.close(self._channels, key, content))
+
+    def _items(self, values: Sequence[Any], base: ListVersion | None) -> tuple[tuple[bytes, ...], bytes | None]:
+        """The values as stored, and their fingerprint; what the base begins with is not encoded again."""
+        fingerprint = fingerprint_of(values)
+        if (
+            fingerprint is not None
+            and base is not None
+            and base.fingerprint is not None
+            and len(base.items) <= len(values)
+            and fingerprint.startswith(base.fingerprint)
+        ):
+            return base.items + self._codec.items(values[len(base.items) :]), fingerprint
+        return self._codec.items(values), fingerprint
+
+    def _remembered(self, generation: bytes | None, channel: str) -> ListVersion | None:
+        """The version that the parent had, if this process knows it."""
+        if generation is None or self._parent_id is None:
+            return None
+        versions = self._cache.versions(generation, self._thread_id, self._checkpoint_ns, self._parent_id)
+        version = versions.get(channel) if versions is not None else None
+        if version is None:
+            return None
+        return self._cache.list_version(
+            generation, self._thread_id, keys.channel(self._checkpoint_ns, channel, version)
+        )
+
+    async def records(self, tx: StorageTransaction) -> list[RecordWrite]:
+        """What is to be written, on what is there now."""
+        records = list(self._records)
+        generation = generation_of(await tx.record(keys.THREADS, keys.thread(self._thread_id)))
+        generation = generation or new_generation(self._thread_id)[0]
+        records.append(thread_record(self._thread_id, generation, self._checkpoint_id))
+        reader = Reader(tx, self._codec, self._thread_id)
+        versions: list[ListVersion] = []
+        for channel, (key, items, fingerprint) in self._lists.items():
+            base = self._remembered(generation, channel)
+            if base is None:
+                base = await reader.base(self._checkpoint_ns, self._parent_id, channel)
+            version, parts = next_version(key, items, base, fingerprint)
+            versions.append(version)
+            records.append(self._record(key, self._codec.parts(parts)))
+        self._made = generation, versions
+        return records
+
+    def done(self) -> None:
+        """It has been committed: remember what the next put will build on."""
+        assert self._made is not None
+        generation, versions = self._made
+        self._cache.saw(self._thread_id, generation)
+        self._cache.keep_versions(generation, self._thread_id, self._checkpoint_ns, self._checkpoint_id, self._versions)
+        for version in versions:
+            self._cache.keep_list(generation, self._thread_id, version)

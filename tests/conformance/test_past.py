@@ -1,0 +1,1 @@
+from memstate_core.testing.past import *  # noqa: F403

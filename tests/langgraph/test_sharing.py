@@ -1,0 +1,275 @@
+"""Storage grows with what is new, and what goes leaves nothing behind."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Annotated, Any, TypedDict
+
+import pytest
+from langchain_core.messages import AIMessage, HumanMessage, RemoveMessage
+from langgraph.channels.delta import DeltaChannel
+from langgraph.graph import END, START, StateGraph
+from langgraph.graph.message import add_messages
+
+from memstate import InMemoryStorage, MemoryStore
+from memstate_langgraph import MemStateCheckpointer
+from memstate_langgraph._lists import ListVersion, fingerprint_of, items_of, next_version, pieces_of
+from tests.langgraph.conftest import Makes
+
+
+class State(TypedDict):
+    messages: Annotated[list[Any], add_messages]
+
+
+def chat(checkpointer: Any, answer: Any = None) -> Any:
+    graph: Any = StateGraph(State)
+    graph.add_node("answer", answer or (lambda state: {"messages": [AIMessage(f"answer {len(state['messages'])}")]}))
+    graph.add_edge(START, "answer")
+    graph.add_edge("answer", END)
+    return graph.compile(checkpointer=checkpointer)
+
+
+async def call(checkpointer: Any, target: Any, name: str, *arguments: Any, **options: Any) -> Any:
+    is_async = checkpointer.memory.engine.runtime.is_async
+    result = getattr(target, f"a{name}" if is_async else name)(*arguments, **options)
+    if hasattr(result, "__aiter__"):
+        return [one async for one in result]
+    if inspect.isawaitable(result):
+        return await result
+    return list(result) if inspect.isgenerator(result) else result
+
+
+async def records(checkpointer: Any, kind: str, thread_id: str) -> list[Any]:
+    found = checkpointer.memory.scan_records(f"langgraph.{kind}:{thread_id}")
+    return await found if inspect.isawaitable(found) else found
+
+
+def thread(thread_id: str) -> Any:
+    return {"configurable": {"thread_id": thread_id}}
+
+
+def texts(values: Any) -> list[str]:
+    return [message.content for message in values["messages"]]
+
+
+class TestSharing:
+    async def test_a_message_is_stored_once(self, makes: Makes) -> None:
+        checkpointer = makes.checkpointer()
+        graph = chat(checkpointer)
+        config = thread("t")
+        for turn in range(12):
+            await call(checkpointer, graph, "invoke", {"messages": [HumanMessage(f"question-{turn:03}")]}, config)
+        stored = [record.value for record in await records(checkpointer, "channels", "t")]
+        for turn in range(4, 12):
+            assert sum(b"question-%03d" % turn in value for value in stored) <= 2  # in the input, and in the list
+        history = await call(checkpointer, graph, "get_state_history", config)
+        assert len(history[0].values["messages"]) == 24
+        for one in history:
+            length = len(one.values.get("messages", []))
+            assert texts({"messages": one.values.get("messages", [])}) == texts(history[0].values)[:length]
+
+    async def test_a_process_that_knows_nothing_shares_too(self, makes: Makes) -> None:
+        store = makes.store()
+        config = thread("t")
+        for turn in range(8):
+            checkpointer = makes.checkpointer(store)  # a new one each time: nothing is remembered
+            await call(
+                checkpointer, chat(checkpointer), "invoke", {"messages": [HumanMessage(f"question-{turn:03}")]}, config
+            )
+        stored = [record.value for record in await records(checkpointer, "channels", "t")]
+        assert sum(b"question-007" in value for value in stored) <= 2
+        assert sum(len(value) for value in stored) < 12_000
+        state = await call(checkpointer, chat(checkpointer), "get_state", config)
+        assert texts(state.values)[-2:] == ["question-007", "answer 15"]
+
+    async def test_a_message_that_was_changed_in_place_is_stored_as_it_is(self, makes_here: Makes) -> None:
+        checkpointer = makes_here.checkpointer()
+
+        def answer(state: Any) -> Any:
+            if len(state["messages"]) > 6:
+                state["messages"][1].content = f"changed {len(state['messages'])}"
+                state["messages"][2].additional_kwargs["note"] = [len(state["messages"])]
+            return {"messages": [AIMessage("answer")]}
+
+        graph = chat(checkpointer, answer)
+        config = thread("t")
+        for turn in range(6):
+            await call(checkpointer, graph, "invoke", {"messages": [HumanMessage(f"q{turn}")]}, config)
+        state = await call(checkpointer, graph, "get_state", config)
+        assert state.values["messages"][1].content == "changed 11"
+        assert state.values["messages"][2].additional_kwargs == {"note": [11]}
+        history = await call(checkpointer, graph, "get_state_history", config)
+        assert history[6].values["messages"][1].content == "changed 7"
+
+    async def test_branches_share_what_came_before(self, makes_here: Makes) -> None:
+        checkpointer = makes_here.checkpointer()
+        graph = chat(checkpointer)
+        config = thread("t")
+        for turn in range(8):
+            text = f"question-{turn:03}" + "." * 500
+            await call(checkpointer, graph, "invoke", {"messages": [HumanMessage(text)]}, config)
+        before = sum(len(record.value) for record in await records(checkpointer, "channels", "t"))
+        history = await call(checkpointer, graph, "get_state_history", config)
+        for _ in range(5):
+            await call(checkpointer, graph, "invoke", {"messages": [HumanMessage("branch")]}, history[0].config)
+        after = sum(len(record.value) for record in await records(checkpointer, "channels", "t"))
+        assert after - before < 6_000
+
+    @pytest.mark.parametrize("kept", [7])
+    async def test_a_window_is_written_anew_now_and_then(self, kept: int) -> None:
+        """A list that loses at one end what it gains at the other does not grow, nor does what reading it costs."""
+        checkpointer = MemStateCheckpointer(MemoryStore(InMemoryStorage()))
+
+        def answer(state: Any) -> Any:
+            gone = [RemoveMessage(one.id) for one in state["messages"][:-kept]]
+            return {"messages": [AIMessage("answer" * 50), *gone]}
+
+        graph = chat(checkpointer, answer)
+        config = thread("t")
+        for turn in range(50):
+            graph.invoke({"messages": [HumanMessage(f"q{turn}" * 50)]}, config)
+        cached = checkpointer._saver._cache._lists._values.values()
+        assert max(one.depth for one in cached) < 6 * kept + 10
+        assert len(graph.get_state(config).values["messages"]) == kept + 1
+
+
+class TestLists:
+    """How a list is put together from another."""
+
+    def test_pieces_make_the_list_again(self) -> None:
+        base = [b"a", b"b", b"c", b"d"]
+        for items in (
+            base,
+            [],
+            [b"x"],
+            [b"a", b"b", b"x", b"d"],
+            [b"c", b"d", b"x"],
+            [b"d", b"c", b"b", b"a"],
+            [b"a", b"a", b"b", b"x", b"x", b"c"],
+            [b"a", b"b", b"c", b"d", b"e", b"f"],
+        ):
+            version, record = next_version("2", tuple(items), ListVersion("1", tuple(base), "1", 1, 4), None)
+            known = base if record.base is not None else []
+            assert items_of(record, known) == version.items == tuple(items)
+        assert pieces_of([*base, b"e"], base) == [(0, 4), b"e"]
+        assert pieces_of([b"a", b"x", b"c", b"d"], base) == [(0, 1), b"x", (2, 2)]
+
+    def test_a_fingerprint_tells_what_is_stored_otherwise(self) -> None:
+        one = HumanMessage("a", id="1")
+        prints = [
+            fingerprint_of([value])
+            for value in (
+                one,
+                HumanMessage("b", id="1"),
+                AIMessage("a", id="1"),
+                HumanMessage("a", id="1", extra=1),
+                HumanMessage("a", id="1", additional_kwargs={"x": 1}),
+                {"content": "a"},
+                "a",
+            )
+        ]
+        assert None not in prints
+        assert len(set(prints)) == len(prints)
+        assert fingerprint_of([one, "x"]).startswith(fingerprint_of([one]))  # type: ignore[union-attr, arg-type]
+        assert fingerprint_of([{1, 2}]) is None
+        assert fingerprint_of([(1, 2)]) is None
+
+
+class Counted(TypedDict):
+    items: Annotated[list[str], DeltaChannel(lambda state, writes: [*state, *(one for w in writes for one in w)])]
+
+
+class TestRemoving:
+    async def fill(self, checkpointer: Any, thread_id: str, turns: int = 5) -> Any:
+        graph = chat(checkpointer)
+        for turn in range(turns):
+            await call(checkpointer, graph, "invoke", {"messages": [HumanMessage(f"q{turn}")]}, thread(thread_id))
+        return graph
+
+    async def everything(self, checkpointer: Any, thread_id: str) -> list[Any]:
+        kinds = ("checkpoints", "channels", "writes", "positions", "lines", "finished")
+        return [record for kind in kinds for record in await records(checkpointer, kind, thread_id)]
+
+    async def test_a_deleted_thread_leaves_nothing(self, makes: Makes) -> None:
+        checkpointer = makes.checkpointer()
+        await self.fill(checkpointer, "t")
+        graph = await self.fill(checkpointer, "u")
+        await call(checkpointer, checkpointer, "delete_thread", "t")
+        assert await self.everything(checkpointer, "t") == []
+        assert texts((await call(checkpointer, graph, "get_state", thread("u"))).values)[0] == "q0"
+        assert not (await call(checkpointer, graph, "get_state", thread("t"))).values
+        await self.fill(checkpointer, "t", 2)
+        assert texts((await call(checkpointer, graph, "get_state", thread("t"))).values)[::2] == ["q0", "q1"]
+
+    async def test_what_stays_is_whole(self, makes: Makes) -> None:
+        checkpointer = makes.checkpointer()
+        graph = await self.fill(checkpointer, "t")
+        before = (await call(checkpointer, graph, "get_state", thread("t"))).values
+        await call(checkpointer, checkpointer, "prune", ["t"], strategy="keep_latest")
+        history = await call(checkpointer, graph, "get_state_history", thread("t"))
+        assert [one.values for one in history] == [before]
+        assert len(await records(checkpointer, "checkpoints", "t")) == 1
+        used = len(await records(checkpointer, "channels", "t"))
+        await call(checkpointer, graph, "invoke", {"messages": [HumanMessage("more")]}, thread("t"))
+        assert texts((await call(checkpointer, graph, "get_state", thread("t"))).values)[-2] == "more"
+        await call(checkpointer, checkpointer, "prune", ["t"], strategy="keep_latest")
+        assert len(await records(checkpointer, "channels", "t")) <= used + 2
+
+    async def test_a_run_that_is_deleted_takes_nothing_along(self, makes: Makes) -> None:
+        checkpointer = makes.checkpointer()
+        graph = chat(checkpointer)
+        for turn in range(4):
+            config = {**thread("t"), "metadata": {"run_id": f"run-{turn}"}}
+            await call(checkpointer, graph, "invoke", {"messages": [HumanMessage(f"q{turn}")]}, config)
+        before = (await call(checkpointer, graph, "get_state", thread("t"))).values
+        await call(checkpointer, checkpointer, "delete_for_runs", ["run-1", "run-2"])
+        history = await call(checkpointer, graph, "get_state_history", thread("t"))
+        assert history[0].values == before
+        assert {one.metadata["run_id"] for one in history} == {"run-0", "run-3"}
+
+    @pytest.mark.parametrize("how", ["prune", "delete_for_runs"])
+    async def test_delta_channels_stay_whole(self, makes: Makes, how: str) -> None:
+        checkpointer = makes.checkpointer()
+        builder: Any = StateGraph(Counted)
+        builder.add_node("n", lambda state: {"items": [f"n{len(state['items'])}"]})
+        builder.add_edge(START, "n")
+        builder.add_edge("n", END)
+        graph = builder.compile(checkpointer=checkpointer)
+        for turn in range(4):
+            config = {**thread("t"), "metadata": {"run_id": f"run-{turn}"}}
+            await call(checkpointer, graph, "invoke", {"items": [f"in{turn}"]}, config)
+        before = (await call(checkpointer, graph, "get_state", thread("t"))).values["items"]
+        assert len(before) == 8
+        if how == "prune":
+            await call(checkpointer, checkpointer, "prune", ["t"])
+        else:
+            await call(checkpointer, checkpointer, "delete_for_runs", ["run-0", "run-1", "run-2"])
+        again = makes.checkpointer(checkpointer.memory)
+        graph = builder.compile(checkpointer=again)
+        assert (await call(again, graph, "get_state", thread("t"))).values["items"] == before
+        history = await call(again, graph, "get_state_history", thread("t"))
+        assert {one.metadata.get("run_id") for one in history} == {"run-3"}
+        await call(again, graph, "invoke", {"items": ["more"]}, thread("t"))
+        assert (await call(again, graph, "get_state", thread("t"))).values["items"][:9] == [*before, "more"]
+
+    async def test_a_put_does_not_build_on_what_another_process_has_removed(self, makes: Makes) -> None:
+        store = makes.store()
+        one, other = makes.checkpointer(store), makes.checkpointer(store)
+        graph = await self.fill(one, "t")
+        await call(other, other, "prune", ["t"])
+        await call(one, graph, "invoke", {"messages": [HumanMessage("more")]}, thread("t"))
+        fresh = makes.checkpointer(store)
+        assert len((await call(fresh, chat(fresh), "get_state", thread("t"))).values["messages"]) == 12
+        await call(other, other, "delete_thread", "t")
+        await call(one, graph, "invoke", {"messages": [HumanMessage("again")]}, thread("t"))
+        assert texts((await call(fresh, chat(fresh), "get_state", thread("t"))).values)[0] == "again"
+
+    async def test_a_copy_stands_for_itself(self, makes: Makes) -> None:
+        checkpointer = makes.checkpointer()
+        graph = await self.fill(checkpointer, "t")
+        await call(checkpointer, checkpointer, "copy_thread", "t", "copy")
+        await call(checkpointer, checkpointer, "delete_thread", "t")
+        state = await call(checkpointer, graph, "get_state", thread("copy"))
+        assert texts(state.values)[::2] == ["q0", "q1", "q2", "q3", "q4"]
+        await call(checkpointer, graph, "invoke", {"messages": [HumanMessage("more")]}, thread("copy"))
+        assert len((await call(checkpointer, graph, "get_state", thread("copy"))).values["messages"]) == 12
