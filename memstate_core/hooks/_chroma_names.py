@@ -37,9 +37,9 @@ class ChromaNames:
     async def current(self, configuration: Mapping[str, Any]) -> Any:
         """The collection in use; it is made if there is none."""
         while True:
-            if (found := await self._named(self._name)) is not None:
+            if (found := await self.named(self._name)) is not None:
                 return found
-            if (old := await self._named(self._name + _OLD)) is None:
+            if (old := await self.named(self._name + _OLD)) is None:
                 # Without an embedding function Chroma does not compare it with the one that it may remember.
                 return await self._call(
                     self._client.get_or_create_collection,
@@ -56,7 +56,7 @@ class ChromaNames:
         :raises HookError: a collection of that name was not made here.
         """
         name = self._name + _NEW
-        left = await self._named(name)
+        left = await self.named(name)
         if left is not None and BESIDE not in (left.metadata or {}):
             raise HookError(f"the collection {name!r} is in the way; delete or rename it")
         await self._remove(name)
@@ -74,7 +74,7 @@ class ChromaNames:
         :raises NotFoundError: somebody else has begun one since.
         """
         while True:
-            current = await self._named(self._name)
+            current = await self.named(self._name)
             if current is not None:
                 if current.id == new.id:
                     return
@@ -90,7 +90,8 @@ class ChromaNames:
         await self._remove(self._name + _OLD)
         return current
 
-    async def _named(self, name: str) -> Any | None:
+    async def named(self, name: str) -> Any | None:
+        """The collection of a name, if there is one."""
         try:
             return await self._call(self._client.get_collection, name=name, embedding_function=None)
         except NotFoundError:
@@ -103,7 +104,7 @@ class ChromaNames:
         except NotFoundError:
             raise
         except Exception:
-            if await self._named(name) is None:
+            if await self.named(name) is None:
                 raise
             return False
         return True

@@ -230,14 +230,23 @@ class _ChromaHook(VectorHook):
         return _Opened(collection, _space(collection), limit if limit > 0 else _PAGE)
 
     async def _request(self, method: str, **arguments: Any) -> Any:
+        opened = await self._open()
         try:
-            return await self._call(getattr((await self._open()).collection, method), **arguments)
-        except NotFoundError:
-            if self._is_beside:
+            return await self._call(getattr(opened.collection, method), **arguments)
+        except Exception as error:
+            # Of a collection that is deleted in the midst of a request, a server says that something is missing in it.
+            if self._is_beside or not (isinstance(error, NotFoundError) or await self._is_replaced(opened)):
                 raise
-            # Someone has deleted the collection, and perhaps made it anew, or put another one in its place.
-            self._opened = None
-            return await self._call(getattr((await self._open()).collection, method), **arguments)
+        # Someone has deleted the collection, and perhaps made it anew, or put another one in its place.
+        self._opened = None
+        return await self._call(getattr((await self._open()).collection, method), **arguments)
+
+    async def _is_replaced(self, opened: _Opened) -> bool:
+        try:
+            current = await self._names.named(self.collection_name)
+        except Exception:
+            return False
+        return current is None or bool(current.id != opened.collection.id)
 
     # Another collection in place of this one
     async def _beside(self) -> Self:

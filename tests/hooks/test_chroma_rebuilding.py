@@ -9,12 +9,13 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import chromadb
 import pytest
-from chromadb.errors import NotFoundError
+from chromadb.errors import ChromaError, NotFoundError
 
 from memstate_core import (
     AsyncInMemoryStorage,
@@ -139,6 +140,50 @@ class TestRebuilding:
         with pytest.raises(HookError, match="is in the way; delete or rename it"):
             await store.reindex(into=ephemeral.hook().target)
         assert not any(await store.verify())
+
+
+async def test_deleted_in_the_midst_of_a_request(ephemeral: Chroma) -> None:
+    """A server then has other words than for a collection that is not there."""
+    store = store_on(ephemeral)
+    other = store_on(ephemeral, store.storage)
+    await fill(store)
+    hook: ChromaSyncHook = other.store._engine.hooks[0].hook
+    await other.search("note")
+    opened: Any = hook._opened
+
+    class Disturbed:
+        """The collection, which another one replaces while it is asked."""
+
+        id = opened.collection.id
+
+        def __getattr__(self, name: str) -> Any:
+            def ask(**arguments: Any) -> Any:
+                new = ephemeral.hook().target
+                new.swap(new.beside())
+                raise ChromaError("Missing metadata segment")
+
+            return ask
+
+    hook._opened = replace(opened, collection=Disturbed())
+    assert await other.search("note number 3", 1) == []  # the new one is empty
+    hook._opened = replace(opened, collection=Disturbed())
+    await other.update("3", {"text": "changed meanwhile"})
+    assert (await other.search("changed meanwhile", 1))[0].fact.id == "3"
+    await store.repair()
+    await check(other, ephemeral)
+    # What fails for another reason fails.
+    opened = hook._opened
+    hook._opened = replace(opened, collection=Failing(opened.collection))
+    with pytest.raises(HookError, match="out of order"):
+        await other.search("note")
+
+
+class Failing:
+    def __init__(self, collection: Any) -> None:
+        self.id = collection.id
+
+    def __getattr__(self, name: str) -> Any:
+        raise ChromaError("out of order")
 
 
 class Killed(BaseException):
