@@ -120,14 +120,16 @@ class RedisTransaction:
 
     def _take(self, fact_id: str, raw: bytes | None, latest: bytes | None) -> StoredFact | None:
         fact, stamp = (None, "") if raw is None else fact_of(fact_id, raw)
-        self._saw(fact_id, stamp)
+        self._saw((fact_id,), (stamp,))
         self._facts[fact_id] = fact
         self._latest[fact_id] = int(latest) if latest else 0
         return fact
 
-    def _saw(self, fact_id: str, stamp: str) -> None:
-        if self.seen.setdefault(fact_id, stamp) != stamp:
-            self.torn = True  # and what was seen first will be found wrong
+    def _saw(self, ids: Sequence[str], stamps: Sequence[str]) -> None:
+        seen = self.seen
+        for fact_id, stamp in zip(ids, stamps, strict=True):
+            if seen.setdefault(fact_id, stamp) != stamp:
+                self.torn = True  # and what was seen first will be found wrong
 
     async def facts(self, ids: Sequence[str]) -> dict[str, StoredFact]:
         if not self._stamped:
@@ -359,13 +361,13 @@ class RedisTransaction:
         parts = _divided(answer[2])
         ids = texts(parts[::2])
         found = list(map(fact_of, ids, parts[1::2]))
+        facts = [fact for fact, _ in found]
         if self._writing:
-            for fact, stamp in found:
-                self._saw(fact.id, stamp)
-            self._facts.update((fact.id, fact) for fact, _ in found)
+            self._saw(ids, [stamp for _, stamp in found])
+            self._facts.update(zip(ids, facts, strict=True))
             self._latest.update(dict.fromkeys(ids, 0))
             self._latest.update(zip(texts(answer[3][::2]), map(int, answer[3][1::2]), strict=True))
-        return [fact for fact, _ in found]
+        return facts
 
     @staticmethod
     def _matching(facts: list[StoredFact], selection: Selection, decided: bool) -> list[StoredFact]:
