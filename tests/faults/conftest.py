@@ -33,26 +33,27 @@ def processes(server: ForkServer) -> Iterator[ForkServer]:
     server.end_all()
 
 
-@pytest.fixture
-def make_place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[MakePlace]:
-    """Makes a new and empty place of a kind; the test's directory has the last one."""
-    taken: list[str] = []
-
-    def make(kind: str) -> Place:
+@contextlib.contextmanager
+def new_place(request: pytest.FixtureRequest, kind: str, directory: Path) -> Iterator[Place]:
+    """A new and empty place of a kind, which the directory then has."""
+    with contextlib.ExitStack() as stack:
         if kind == "sqlite":
-            place = Place(kind, str(tmp_path / "memory.db"))
+            place = Place(kind, str(directory / "memory.db"))
         elif kind == "redis":
             place = Place(kind, request.getfixturevalue("redis").url, uuid.uuid4().hex)
         else:
             schemas: Schemas = request.getfixturevalue("schemas")
-            taken.append(schemas.take())
-            place = Place(kind, schemas.url, taken[-1])
-        place.put_into(tmp_path)
-        return place
+            place = Place(kind, schemas.url, schemas.take())
+            stack.callback(schemas.give_back, [place.name])
+        place.put_into(directory)
+        yield place
 
-    yield make
-    if taken:
-        request.getfixturevalue("schemas").give_back(taken)
+
+@pytest.fixture
+def make_place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[MakePlace]:
+    """Makes a new and empty place of a kind; the test's directory has the last one."""
+    with contextlib.ExitStack() as stack:
+        yield lambda kind: stack.enter_context(new_place(request, kind, tmp_path))
 
 
 @pytest.fixture(scope="session")
@@ -67,6 +68,6 @@ def ways(request: pytest.FixtureRequest) -> Iterator[dict[str, Proxy]]:
 @pytest.fixture(params=FLAVOURS)
 async def flavour(request: pytest.FixtureRequest, make_place: MakePlace) -> AsyncIterator[Flavour]:
     kind = request.param.removeprefix("async ")
-    flavour = Flavour(request.param, None if kind == "memory" else make_place(kind))
+    flavour = Flavour(request.param, None if kind == "memory" else make_place(kind), kept=True)
     yield flavour
     await flavour.close()

@@ -6,13 +6,15 @@ import asyncio
 import contextlib
 import json
 import sqlite3
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from memstate_core import Change, Fact, SearchResult
 from memstate_core.protocols import Scope
+from tests.faults.model import Image
 
 Content = dict[str, tuple[int, dict[str, Any]]]
 
@@ -57,11 +59,16 @@ class Index:
         """Write past every transaction."""
         self._content[fact_id] = entry
 
+    def follow(self, facts: Mapping[str, Image]) -> None:
+        """Be as if it had been told of these facts."""
+        self._content = {id_: (image.version, image.payload) for id_, image in facts.items()}
+
     def asynchronous(self) -> AsyncIndex:
         return AsyncIndex(self)
 
     def _at(self, step: str, changes: Sequence[Change]) -> None:
-        time.sleep(0)  # others' turn
+        if threading.active_count() > 1:
+            time.sleep(0)  # others' turn
         if self.fault is not None:
             self.fault(step, changes)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable
 from dataclasses import astuple, dataclass, replace
@@ -10,6 +11,7 @@ from typing import Any, Self
 
 import psycopg
 import redis
+import sqlalchemy as sa
 
 from memstate_core import AsyncSQLiteStorage, SQLiteStorage
 from memstate_core._bridge import run
@@ -73,11 +75,12 @@ class Place:
     def is_served(self) -> bool:
         return self.kind != "sqlite"
 
-    def storage(self, timeout: float = PATIENCE) -> Any:
+    def storage(self, timeout: float = PATIENCE, *, kept: bool = False) -> Any:
+        """``kept``: if it takes long to connect, on connections that this process keeps, and that no fork may use."""
         if self.kind == "sqlite":
             return SQLiteStorage(self.where, timeout=timeout)
         if self.kind == "postgres":
-            return PostgresStorage(self.where, schema=self.name, timeout=timeout)
+            return PostgresStorage(_engine(self.where) if kept else self.where, schema=self.name, timeout=timeout)
         return RedisStorage(self.where, prefix=self.name, timeout=timeout)
 
     def async_storage(self, timeout: float = PATIENCE) -> Any:
@@ -104,9 +107,28 @@ class Place:
         inspection.check_journal(state)
         return state
 
+    def read_settled_state(self) -> Model:
+        """The same, and that no claim is left."""
+        if not self.is_served:
+            assert self.claims() == []
+            return self.read_state()
+
+        async def work(tx: StorageTransaction) -> Model:
+            assert await tx.claims() == []
+            return await _state(tx)
+
+        state = self._look(work)
+        inspection.check_journal(state)
+        return state
+
     def _look(self, work: Work[Any]) -> Any:
-        with self.storage() as storage:
+        with self.storage(kept=True) as storage:
             return run(storage.read(self.namespace, work, snapshot=True))
+
+
+@functools.cache
+def _engine(url: str) -> sa.Engine:
+    return sa.create_engine(url.replace("postgresql:", "postgresql+psycopg:"), pool_size=20, pool_pre_ping=True)
 
 
 async def _state(tx: StorageTransaction) -> Model:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from memstate_core import AsyncInMemoryStorage, AsyncMemoryStore, InMemoryStorage, MemoryStore
+from memstate_core.protocols import Claim
 from tests.faults.indexes import Index
 from tests.faults.model import RECORDS, Image, Op, nth, perform, record_of, register
 from tests.faults.places import PATIENCE, Place
@@ -19,17 +20,20 @@ FLAVOURS = ["memory", "sqlite", "postgres", "async memory", "async sqlite", "asy
 
 @dataclass
 class Flavour:
-    """One kind of storage, and stores on it; ``place`` is None for one in memory."""
+    """One kind of storage, and stores on it; ``place`` is None for one in memory. ``kept``: see :class:`Place`."""
 
     name: str
     place: Place | None
     timeout: float = PATIENCE
+    kept: bool = False
 
     def __post_init__(self) -> None:
         if self.place is None:
             self.storage: Any = AsyncInMemoryStorage() if self.is_async else InMemoryStorage()
+        elif self.is_async:
+            self.storage = self.place.async_storage(self.timeout)
         else:
-            self.storage = (self.place.async_storage if self.is_async else self.place.storage)(self.timeout)
+            self.storage = self.place.storage(self.timeout, kept=self.kept)
 
     @property
     def is_async(self) -> bool:
@@ -88,6 +92,10 @@ class Awaited:
             fact["id"]: Image(fact["version"], fact["type"], fact["payload"], fact["session_id"], fact["ephemeral"])
             for fact in await self.query()
         }
+
+    async def claims(self) -> list[Claim]:
+        claims: list[Claim] = await self.store.storage.read(self.store.namespace, lambda tx: tx.claims())
+        return claims
 
     async def journal(self) -> list[Any]:
         return list(await self.history(limit=None))

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,14 +18,16 @@ from memstate_core import (
     InMemoryStorage,
     MemoryStore,
     NotFoundError,
-    SQLiteStorage,
 )
 from memstate_core.protocols import Work
+from tests.faults.conftest import new_place
 from tests.faults.indexes import Index
 from tests.faults.kills import CASES
 from tests.faults.model import Model, Op, Refused, nth, perform, register
 from tests.faults.places import KINDS, MakePlace
 from tests.faults.races import check_history
+
+StorageOf = Callable[[str], Any]
 
 
 class Between:
@@ -88,22 +90,30 @@ OTHERS: dict[str, list[Op]] = {
 }
 
 
-@pytest.fixture(params=["memory", "sqlite", "served"])
-def new_storage(request: pytest.FixtureRequest, make_place: MakePlace, tmp_path: Path) -> Iterator[Callable[[], Any]]:
-    """Served ones are on one server and on another in turn; which is first is left to the test's name."""
-    served = ["postgres", "redis"]
-    kinds = itertools.cycle(served if zlib.crc32(request.node.name.encode()) % 2 else served[::-1])
+@pytest.fixture(scope="module")
+def storage_of(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[StorageOf]:
+    """The one storage of a kind."""
     with contextlib.ExitStack() as stack:
-        names = map(str, itertools.count())
 
-        def new() -> Any:
-            if request.param == "memory":
+        @functools.cache
+        def storage_of(kind: str) -> Any:
+            if kind == "memory":
                 return stack.enter_context(InMemoryStorage())
-            if request.param == "sqlite":
-                return stack.enter_context(SQLiteStorage(tmp_path / next(names)))
-            return stack.enter_context(make_place(next(kinds)).storage())
+            place = stack.enter_context(new_place(request, kind, tmp_path_factory.mktemp("between")))
+            return stack.enter_context(place.storage())
 
-        yield new
+        yield storage_of
+
+
+NAMESPACES = map(str, itertools.count())
+
+
+@pytest.fixture(params=["memory", "sqlite", "served"])
+def storages(request: pytest.FixtureRequest, storage_of: StorageOf) -> Iterator[Any]:
+    """Served ones are one and another in turn; which is first is left to the test's name."""
+    served = ["postgres", "redis"]
+    kinds = served if zlib.crc32(request.node.name.encode()) % 2 else served[::-1]
+    return map(storage_of, itertools.cycle(kinds if request.param == "served" else [request.param]))
 
 
 def apply_to(model: Model, ops: Sequence[Op]) -> Model:
@@ -134,16 +144,19 @@ def attempt(store: MemoryStore, op: Op) -> bool:
 
 
 def set_up(storage: Any, case: str) -> tuple[MemoryStore, MemoryStore, Index, Model, Between]:
-    """The store that is tested, another one on the same storage and index, and the model."""
+    """The store that is tested, another one on the same index, in a new namespace of the storage, and the model."""
     index = Index()
     between = Between(storage)
-    store, other = (MemoryStore(each, [index], claim_timeout=0.01) for each in (between, storage))
-    for each in (store, other):
+    namespace = next(NAMESPACES)
+    bare = MemoryStore(storage, namespace=namespace)
+    store, other = (MemoryStore(each, [index], namespace=namespace, claim_timeout=0.01) for each in (between, storage))
+    for each in (bare, store, other):
         register(each)
     model = Model()
     for op in CASES[case].before:
-        perform(store, op)
+        perform(bare, op)
         model = model.after(op)
+    index.follow(model.facts)
     other.count()
     store.count()
     return store, other, index, model, between
@@ -163,11 +176,11 @@ def check(store: MemoryStore, index: Index, *expected: Model) -> None:
 
 @pytest.mark.parametrize("others", OTHERS)
 @pytest.mark.parametrize("case", CASES)
-def test_between_plan_and_claim(new_storage: Callable[[], Any], case: str, others: str) -> None:
+def test_between_plan_and_claim(storages: Iterator[Any], case: str, others: str) -> None:
     """As an embedding takes long; and before each transaction of the storage up to the claim."""
     op = CASES[case].op
     for place in ("prepare", 1, 2):
-        store, other, index, model, between = set_up(new_storage(), case)
+        store, other, index, model, between = set_up(next(storages), case)
         happened: list[bool] = []
 
         def happen(step: str = "prepare", changes: Sequence[Change] = ()) -> None:
@@ -194,11 +207,11 @@ def test_between_plan_and_claim(new_storage: Callable[[], Any], case: str, other
 
 @pytest.mark.parametrize("others", OTHERS)
 @pytest.mark.parametrize("op", [["promote", "a"], ["discard", "a"], ["rollback", "a", 1, "keep"]], ids=lambda op: op[0])
-def test_there_was_nothing_to_do_at_first(new_storage: Callable[[], Any], op: Op, others: str) -> None:
+def test_there_was_nothing_to_do_at_first(storages: Iterator[Any], op: Op, others: str) -> None:
     """A transaction that no index is told of when it is planned, and that has much to tell when it is carried out."""
     happened: list[int] = []
     for place in (1, 2):  # before it is planned, if a transaction is needed for that; and before it is written
-        store, other, index, model, between = set_up(new_storage(), "commit")
+        store, other, index, model, between = set_up(next(storages), "commit")
 
         def happen() -> None:
             happened.append(place)
@@ -214,9 +227,9 @@ def test_there_was_nothing_to_do_at_first(new_storage: Callable[[], Any], op: Op
 
 @pytest.mark.parametrize("others", OTHERS)
 @pytest.mark.parametrize("case", CASES)
-def test_between_claim_and_decision(new_storage: Callable[[], Any], case: str, others: str) -> None:
+def test_between_claim_and_decision(storages: Iterator[Any], case: str, others: str) -> None:
     """What does not concern the claimed facts is done; the rest is refused as long as it waits."""
-    store, other, index, model, _ = set_up(new_storage(), case)
+    store, other, index, model, _ = set_up(next(storages), case)
     done: list[Op] = []
     tried: list[Op] = []
 

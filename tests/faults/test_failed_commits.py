@@ -62,7 +62,7 @@ class Everything:
             await self.store.journal(),
             [index.content() for index in self.indexes],
             inspection.dump(self.flavour.database) if self.flavour.is_sqlite else None,
-            self.flavour.place.claims() if self.flavour.place is not None else None,
+            await self.store.claims(),
             await self.store.scan_records(RECORDS),
         )
 
@@ -74,40 +74,48 @@ class Everything:
             assert index.content() == {id_: (image.version, image.payload) for id_, image in facts.items()}
         assert not any(await self.store.verify())
         if self.flavour.place is not None:
-            assert not inspection.differences(self.flavour.place.read_state(), model)
-            assert self.flavour.place.claims() == []
+            assert not inspection.differences(self.flavour.place.read_settled_state(), model)
 
 
-async def prepare(store: Awaited, before: Sequence[Any]) -> Model:
+async def prepare(flavour: Flavour, indexes: Sequence[Index], before: Sequence[Any]) -> Model:
+    """What happens before the test, in a store without hooks; the indexes follow."""
     model = Model()
+    store = flavour.open()
     for op in before:
         await store.perform(op)
         model = model.after(op)
+    for index in indexes:
+        index.follow(model.facts)
     return model
 
 
+@pytest.fixture(scope="module")
+def client() -> Any:
+    return chromadb.EphemeralClient(Settings(anonymized_telemetry=False))
+
+
 @pytest.fixture
-def chroma(flavour: Flavour) -> tuple[Any, ChromaSyncHook] | None:
-    """A real index beside the others, in one flavour: its client and hook."""
+def chroma(flavour: Flavour, client: Any) -> ChromaSyncHook | None:
+    """A real index beside the others, in one flavour."""
     if flavour.name != "sqlite":
         return None
-    client = chromadb.EphemeralClient(Settings(anonymized_telemetry=False))
-    return client, ChromaSyncHook(client, f"memory-{uuid.uuid4().hex}", inspection.EMBEDDER, text_field="text")
+    return ChromaSyncHook(client, f"memory-{uuid.uuid4().hex}", inspection.EMBEDDER, text_field="text")
 
 
 @pytest.mark.parametrize("failing", ["first", "second"])
 @pytest.mark.parametrize("step", STEPS)
 @pytest.mark.parametrize("case", CASES)
 async def test_a_failing_hook(
-    flavour: Flavour, chroma: tuple[Any, ChromaSyncHook] | None, case: str, step: str, failing: str
+    flavour: Flavour, client: Any, chroma: ChromaSyncHook | None, case: str, step: str, failing: str
 ) -> None:
     fault = Fault(step)
     indexes = [Index("first", fault if failing == "first" else None)]
     indexes += [Index("second", fault if failing == "second" else None)]
-    hooks = [indexes[0], chroma[1], indexes[1]] if chroma else indexes
-    store = flavour.open(hooks)
+    store = flavour.open([indexes[0], chroma, indexes[1]] if chroma else indexes)
     everything = Everything(flavour, store, indexes)
-    model = await prepare(store, CASES[case].before)
+    model = await prepare(flavour, indexes, CASES[case].before)
+    if chroma is not None:
+        await store.reindex(chroma.name)
     before = await everything.now()
 
     fault.times = 1
@@ -131,8 +139,7 @@ async def test_a_failing_hook(
             await store.perform(op)
         await everything.check(model)
         if chroma is not None:
-            client, hook = chroma
-            inspection.check_index(client, hook.collection_name, model.facts)
+            inspection.check_index(client, chroma.collection_name, model.facts)
 
 
 # asyncio ends its loop at the last three, so these are for test_interrupts.py there.
@@ -150,7 +157,7 @@ async def test_any_exception_of_a_hook(flavour: Flavour, step: str, error: type[
     indexes = [Index("first"), Index("second", fault)]
     store = flavour.open(indexes)
     everything = Everything(flavour, store, indexes)
-    model = await prepare(store, CASES["block"].before)
+    model = await prepare(flavour, indexes, CASES["block"].before)
     before = await everything.now()
     fault.times = 1
     with pytest.raises(HookTimeoutError if error is TimeoutError else error):
@@ -170,7 +177,7 @@ async def test_a_hook_that_cannot_be_brought_back(flavour: Flavour, case: str, n
     indexes = [Index("first"), Index("second", fault)]
     store = flavour.open(indexes, claim_timeout=0.01)
     everything = Everything(flavour, store, indexes)
-    model = await prepare(store, CASES[case].before)
+    model = await prepare(flavour, indexes, CASES[case].before)
     journal = await store.journal()
     changed = {change.fact_id for change in list(model.after(CASES[case].op).entries.values())[-1].changes}
 
@@ -246,7 +253,7 @@ async def test_a_refusal_of_the_database(flavour: Flavour, refusal: str) -> None
     indexes = [Index("first"), Index("second")]
     store = flavour.open(indexes)
     everything = Everything(flavour, store, indexes)
-    model = await prepare(store, CASES["block"].before)
+    model = await prepare(flavour, indexes, CASES["block"].before)
     before = await everything.now()
     with sqlite3.connect(flavour.database) as connection:
         connection.execute(f"CREATE TRIGGER refuse {REFUSALS[refusal]} BEGIN SELECT RAISE(ABORT, 'injected'); END")
@@ -332,7 +339,7 @@ async def test_a_mistake(flavour: Flavour, mistake: str) -> None:
     everything = Everything(flavour, store, indexes)
     others = ["commit", "note-7", "note", {"text": "b's", "number": 0}, "b", False]
     right = ["commit", "slot-5", "slot", {"name": "right", "text": "right"}, None, False]
-    model = await prepare(store, [*CASES["block"].before, right, others, [*others[:4], "a", False]])
+    model = await prepare(flavour, indexes, [*CASES["block"].before, right, others, [*others[:4], "a", False]])
     before = await everything.now()
     error, make = MISTAKES[mistake]
     with pytest.raises(error):

@@ -10,14 +10,15 @@ import threading
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import pytest
 
-from memstate_core import TransientError
+from memstate_core import MemoryStore, TransientError
 from tests.faults import inspection
 from tests.faults.indexes import Index
 from tests.faults.kills import CASES
-from tests.faults.model import Model, Op
+from tests.faults.model import Model, Op, perform, register
 from tests.faults.places import MakePlace, Place
 from tests.faults.stores import Awaited, Flavour
 from tests.servers import Fault, Proxy
@@ -34,6 +35,7 @@ class Line:
 
     flavour: Flavour
     way: Proxy
+    direct: Any
 
     def __post_init__(self) -> None:
         self._numbers = itertools.count()
@@ -41,12 +43,16 @@ class Line:
     async def world(self, hooked: bool, case: str) -> World:
         assert self.flavour.place is not None
         place = replace(self.flavour.place, namespace=f"{case} {next(self._numbers)}")
-        index = Index() if hooked else None
-        store = self.flavour.open([index] if index else [], namespace=place.namespace, claim_timeout=5)
+        before = MemoryStore(self.direct, namespace=place.namespace)
+        register(before)
         model = Model()
         for op in CASES[case].before:
-            await store.perform(op)
+            perform(before, op)
             model = model.after(op)
+        index = Index() if hooked else None
+        if index is not None:
+            index.follow(model.facts)
+        store = self.flavour.open([index] if index else [], namespace=place.namespace, claim_timeout=5)
         await store.count()
         return World(store, index, place, model)
 
@@ -72,21 +78,20 @@ class World:
     async def settle(self, op: Op, *, returned: bool) -> None:
         """It happened once, or, unless it returned, not at all; the index follows, and all goes on from there."""
         await self.store.recover()
-        state = self.place.read_state()
+        state = self.place.read_settled_state()
         after = self.model.after(op)
         if returned or inspection.differences(state, self.model):
             assert not inspection.differences(state, after), inspection.differences(state, after)
             self.model = after
-        await self.check()
+        await self.check_index()
         await self.store.perform(["rollback", "a", 1, "raise"])
         self.model = self.model.after(["rollback", "a", 1, "raise"])
         await self.store.perform(last := ["commit", "note-9", "note", {"text": "goes on", "number": 9}, "a", False])
         self.model = self.model.after(last)
-        assert not inspection.differences(self.place.read_state(), self.model)
-        await self.check()
+        assert not inspection.differences(self.place.read_settled_state(), self.model)
+        await self.check_index()
 
-    async def check(self) -> None:
-        assert self.place.claims() == []
+    async def check_index(self) -> None:
         if self.index is not None:
             assert self.index.content() == {id_: (i.version, i.payload) for id_, i in self.model.facts.items()}
             assert not any(await self.store.verify())
@@ -100,7 +105,8 @@ async def line(request: pytest.FixtureRequest, make_place: MakePlace, ways: dict
     place = make_place(kind)
     flavour = Flavour(name, place.by_way_of(ways[kind]), **({} if timeout is None else {"timeout": timeout}))
     flavour.place = place
-    yield Line(flavour, ways[kind])
+    with place.storage(kept=True) as direct:
+        yield Line(flavour, ways[kind], direct)
     ways[kind].up()
     ways[kind].forget()
     await flavour.close()
