@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import logging
 import random
 import time
 from collections import defaultdict
@@ -75,6 +76,7 @@ def log_of(directory: str | Path, number: int) -> Path:
 
 def be_a_client(directory: str, number: int, delivery: str, is_async: bool) -> None:
     """Write until told to end; every attempt has its own reason, which is logged when it returned."""
+    logging.disable(logging.WARNING)  # that facts are in doubt while the server is away is said, and no error
     asyncio.run(_be_a_client(directory, number, delivery, is_async))
 
 
