@@ -17,7 +17,10 @@ class Schemas:
     def __init__(self, url: str) -> None:
         self.url = url
         self._free: list[str] = []
-        self._connection = psycopg.connect(url, autocommit=True, options="-c lock_timeout=2s")
+        self._connection = self._connect()
+
+    def _connect(self) -> psycopg.Connection:
+        return psycopg.connect(self.url, autocommit=True, options="-c lock_timeout=2s")
 
     def close(self) -> None:
         self._connection.close()
@@ -28,6 +31,11 @@ class Schemas:
 
     def give_back(self, names: Iterable[str]) -> None:
         """Empty schemas for the next test; what somebody still uses is left to itself."""
+        try:
+            self._connection.execute("SELECT 1")
+        except psycopg.OperationalError:  # some tests end all connections to the server
+            self._connection.close()
+            self._connection = self._connect()
         connection = self._connection
         for name in names:
             tables = connection.execute(
