@@ -501,7 +501,8 @@ class TestJournal(_Base):
                     FactChange(before, fact(id_, version)._replace(ordinal=before.ordinal if before else -1))
                 )
             await record(Batch(entry(session_id, mark=mark), changes))
-        a, b = (await raw.facts("a", "b")).values()
+        now = await raw.facts("a", "b")
+        a, b = now["a"], now["b"]
         older = (await raw.ask(lambda tx: tx.versions([("a", 1)])))["a", 1]
         await record(Batch(entry("s", head=0), [FactChange(a, older)], restores=True))
         await record(Batch(entry(), [FactChange(older, None), FactChange(b, None)], restores=True))
