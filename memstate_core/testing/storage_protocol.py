@@ -98,7 +98,9 @@ class Raw:
         return batch.seq
 
     async def facts(self, *ids: str) -> dict[str, StoredFact]:
-        return await self.ask(lambda tx: tx.facts(ids))
+        """In the order in which they were asked for, which no storage promises."""
+        found = await self.ask(lambda tx: tx.facts(ids))
+        return {id_: found[id_] for id_ in ids if id_ in found}
 
     async def selected(self, **options: Any) -> list[str]:
         """The ids that a selection finds; it counts as many, its limit aside."""

@@ -8,7 +8,7 @@ import json
 import random
 import sqlite3
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -62,16 +62,25 @@ class NamedTables(FileIndex):
                     self._make_table(self._called)
 
     def _make_table(self, name: str) -> int:
-        with contextlib.closing(sqlite3.connect(self._path, timeout=100)) as connection, connection:
-            connection.execute("PRAGMA synchronous = OFF")
+        with self._transaction() as connection:
             handle = connection.execute("INSERT INTO tables (name) VALUES (?)", (name,)).lastrowid
             connection.execute(f"CREATE TABLE entries_{handle} (id TEXT PRIMARY KEY, version INTEGER, payload TEXT)")
         assert handle is not None
         return handle
 
     def _remove(self, name: str) -> None:
-        for (handle,) in self._execute("DELETE FROM tables WHERE name = ? RETURNING id", name):
-            self._execute(f"DROP TABLE IF EXISTS entries_{handle}")
+        """At once: who still had a handle on a table without a name would write to it for ever."""
+        with self._transaction() as connection:
+            connection.execute("BEGIN IMMEDIATE")
+            for (handle,) in connection.execute("SELECT id FROM tables WHERE name = ?", (name,)).fetchall():
+                connection.execute("DELETE FROM tables WHERE id = ?", (handle,))
+                connection.execute(f"DROP TABLE entries_{handle}")
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        with contextlib.closing(sqlite3.connect(self._path, timeout=100)) as connection, connection:
+            connection.execute("PRAGMA synchronous = OFF")
+            yield connection
 
     # The hook
     def beside(self) -> Self:
