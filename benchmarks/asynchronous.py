@@ -23,7 +23,6 @@ from benchmarks.workload import PER_TOPIC, TEXT, Note, Subject, fresh, model_of
 SECTION: Final = "Async"
 TASKS: Final = 16
 # What a store holds does not matter to the price of waiting.
-_SIZE: Final = 2_000
 
 
 class AsyncSubject(Protocol):
@@ -104,7 +103,10 @@ async def _rows(bench: Bench, kind: StorageKind) -> AsyncIterator[Row]:
     floor = _OnThread(plain) if kind.floor_needs_thread else _AtOnce(plain)
     memstate = AsyncMemStateSubject(kind.async_storage(bench.directory()))
     try:
-        ids = [[await subject.commit(model_of(n), "loaded") for n in range(_SIZE)] for subject in (floor, memstate)]
+        ids = [
+            [await subject.commit(model_of(n), "loaded") for n in range(2 * bench.sizes.few_facts)]
+            for subject in (floor, memstate)
+        ]
         for name, calls, side in (
             ("commit, new", 10, _commit),
             ("get", 50, _get),

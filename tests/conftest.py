@@ -41,10 +41,23 @@ def engine(schemas: Schemas) -> Iterator[sa.Engine]:
     engine.dispose()
 
 
-# Coverage makes what it watches take twice as long, so it watches every rule and every storage once: of the conformance
-# kit these flavours, and none of the fault tests, most of whose work is done in other processes anyway.
+# Coverage makes what it watches take twice as long, so it watches every rule once, on memory; of what depends on the
+# storage, each storage once; of the indexes' flavours, those that are not awaited; and nothing that tests more than the
+# core.
 _WATCHED = ("memory-sync", "sqlite-file-async", "postgres-async", "redis-sync")
+_STORAGES = (
+    "storage_protocol",
+    "storage_faults",
+    "records",
+    "reading",
+    "claims",
+    "outbox",
+    "opening",
+    "odd_names",
+    "values",
+)
 _FLAVOURED = ("-sync", "-async")
+_UNWATCHED = ("faults", "schedules", "langgraph", "demo/test_locomo.py", "test_benchmarks.py", "test_fault_matrix.py")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -52,11 +65,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
     def is_watched(item: pytest.Item) -> bool:
         _, _, parameters = item.nodeid.partition("[")
-        if any(item.path.is_relative_to(here / room) for room in ("faults", "schedules")):
+        if any(item.path.is_relative_to(here / room) for room in _UNWATCHED):
             return False
         if item.path.is_relative_to(here / "conformance") and any(one in parameters for one in _FLAVOURED):
-            return any(parameters.startswith(one) for one in _WATCHED)
-        return True
+            watched = _WATCHED if item.path.stem.removeprefix("test_") in _STORAGES else _WATCHED[:1]
+            return any(parameters.startswith(one) for one in watched)
+        return not (item.path.is_relative_to(here / "hooks") and "async" in parameters)
 
     for item in items:
         if not is_watched(item):

@@ -98,8 +98,8 @@ def test_every_session_can_be_gone_back_to(sample: str, tmp_path: Path) -> None:
         last = len(conversation.sessions)
         assert_same(memory, never_past[last])
         chance = random.Random(sample)
-        # Back to every session, each from a session after it that was gone to first.
-        for back in chance.sample(range(last), last):
+        # Back to every session, or to some of every other conversation, each from a session after it that was gone to.
+        for back in chance.sample(range(last), last if sample == ON_DISK else 6):
             forward = chance.randint(back + 1, last)
             memory.store.checkout(sample, transactions[forward])
             assert_same(memory, never_past[forward])

@@ -150,10 +150,13 @@ async def cut_everywhere(line: Line, case: str, hooked: bool, what: str) -> None
 
 
 @pytest.mark.parametrize(
-    "line", [(f"{prefix}{kind}", 0.3) for prefix in ("", "async ") for kind in SERVED], indirect=True
+    ("line", "what", "hooked"),
+    [
+        *(((kind, 0.3), what, hooked) for kind in SERVED for what in LOST for hooked in (False, True)),
+        *(((f"async {kind}", 0.3), "reply", True) for kind in SERVED),
+    ],
+    indirect=["line"],
 )
-@pytest.mark.parametrize("what", LOST)
-@pytest.mark.parametrize("hooked", [False, True], ids=["alone", "with a hook"])
 async def test_the_server_stays_away(line: Line, hooked: bool, what: str) -> None:
     """For longer than the storage is patient: then nobody knows, and everybody finds out."""
     unknown = 0

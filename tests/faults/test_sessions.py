@@ -61,7 +61,7 @@ def slot_of(fact_id: str, session: str | None) -> Op:
 
 
 # Servers take longer, and half a minute is enough.
-TRIES = {"memory": 500, "sqlite": 500, "postgres": 100, "redis": 100}
+TRIES = {"memory": 200, "sqlite": 100, "postgres": 50, "redis": 50}
 
 
 def test_sessions_are_isolated(storage: Any, request: pytest.FixtureRequest) -> None:

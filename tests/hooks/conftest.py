@@ -24,7 +24,8 @@ from tests.servers.processes import memory_directory
 
 
 def settings() -> Settings:
-    return Settings(anonymized_telemetry=False)
+    """Without certificates, which no server here has, and which take longer to read than most tests."""
+    return Settings(anonymized_telemetry=False, chroma_server_ssl_verify=False)
 
 
 class Awaited:
@@ -150,7 +151,7 @@ async def opened_qdrant(flavour: str, request: pytest.FixtureRequest) -> AsyncIt
         elif place == "disk":
             client = kind(path=directory)  # of a file for each collection, which syncs every point
         else:
-            client = kind(request.getfixturevalue("qdrant_url"))
+            client = kind(request.getfixturevalue("qdrant_url"), verify=False)  # as with Chroma
         yield Qdrant(client)
         await Awaited(client).close()
 

@@ -150,6 +150,7 @@ class TestFollowing:
         assert await hook.scan() == {"a": 2, "c": 1}
         assert (await (await chroma.collection()).get(ids=["a"]))["documents"] == ["content: tea"]
 
+    @pytest.mark.parametrize("chroma", ["persistent", "async http"], indirect=True)
     async def test_more_than_chromas_largest_batch(self, chroma: Chroma, calls: Counter[str]) -> None:
         hook = chroma.hook(embedding_fn=lambda texts: np.random.default_rng(0).normal(size=(len(texts), 2)))
         facts = [fact(f"f{number}", "x", version=number) for number in range(1, 6001)]
