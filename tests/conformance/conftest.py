@@ -59,8 +59,8 @@ FACTORIES: dict[str, tuple[Callable[[Any, pytest.FixtureRequest], StorageFactory
     "memory-async": (_in_memory, AsyncInMemoryStorage),
     "sqlite-file-sync": (_in_a_file, SQLiteStorage),
     "sqlite-file-async": (_in_a_file, AsyncSQLiteStorage),
+    # Its twin differs from this as that of a file does.
     "sqlite-memory-sync": (_in_memory, lambda: SQLiteStorage(":memory:")),
-    "sqlite-memory-async": (_in_memory, lambda: AsyncSQLiteStorage(":memory:")),
     "postgres-sync": (_on_postgres, PostgresStorage),
     "postgres-async": (_on_postgres, AsyncPostgresStorage),
     "redis-sync": (_on_redis, RedisStorage),

@@ -162,7 +162,7 @@ async def qdrant(request: pytest.FixtureRequest) -> AsyncIterator[Qdrant]:
         yield place
 
 
-@pytest.fixture(params=["memory", "disk", "http", "async memory", "async disk", "async http"])
+@pytest.fixture(params=["memory", "disk", "http", "async memory", "async http"])
 async def every_qdrant(request: pytest.FixtureRequest) -> AsyncIterator[Qdrant]:
     async with opened_qdrant(request.param, request) as place:
         yield place
