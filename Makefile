@@ -6,6 +6,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
+# Where this is set, each of the tests' processes would compile everything anew.
+export PYTHONDONTWRITEBYTECODE :=
+
 .PHONY: help demo test lint bench faults clean
 .DELETE_ON_ERROR:
 

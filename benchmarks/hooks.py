@@ -24,6 +24,10 @@ from benchmarks.workload import SESSION_SIZE, TEXT, Note, fresh
 SECTION: Final = "Hooks"
 _DIMENSIONS: Final = 384
 _FOUND: Final = 5
+# What the store may add on SQLite: 0.3 ms, which beside Chroma is to be taken as a part of what a small upsert takes
+# there, 2.6 ms. After it the processor's caches are cold, and the slower it is on a machine, the slower we are.
+_ALONE: Final = 300.0
+_BESIDE_CHROMA: Final = 1.115
 
 
 def _embed(texts: Sequence[str]) -> list[Any]:
@@ -146,16 +150,19 @@ def _commits(
     bench: Bench, kind: StorageKind, subject: MemStateSubject, hook: _TimedHook, client: _CountingClient
 ) -> Iterator[Row]:
     texts = map(_text, itertools.count(bench.sizes.indexed))
-    # The target is a time: what Chroma itself takes is too long for a ratio to say much.
-    target = 300.0 if kind.name == "sqlite" else None
+    beside_chroma = _BESIDE_CHROMA if kind.name == "sqlite" else None
+    alone = _ALONE if kind.name == "sqlite" else None
     idle = _TimedHook(_NoIndex(), hook.clock)
     without = MemStateSubject(kind.storage(bench.directory()), [idle])
     bench.closing(without.close)
-    for to, timed, store in (("Chroma", hook, subject), ("a hook that does nothing", idle, without)):
-        for name, call, prepare in _operations(store, texts):
-            say(f"{kind.name}, {to}: {name}")
-            own, whole, added = _added(timed, prepare, call, bench.effort.rounds * 3)
-            yield Row(SECTION, f"{name}, added to {to}", kind.name, own, whole, *added, target=target, value_unit="µs")
+    for name, call, prepare in _operations(subject, texts):
+        say(f"{kind.name}, Chroma: {name}")
+        timing = summary(_times(hook, prepare, call, bench.effort.rounds * 3))
+        yield compared(SECTION, f"{name}, beside Chroma", kind.name, timing, beside_chroma)
+    for name, call, prepare in _operations(without, texts):
+        say(f"{kind.name}, a hook that does nothing: {name}")
+        own, whole, added = _added(idle, prepare, call, bench.effort.rounds * 3)
+        yield Row(SECTION, f"{name}, added to nothing", kind.name, own, whole, *added, target=alone, value_unit="µs")
     yield _bare(bench, kind, subject, hook, texts)
     name = f"{SESSION_SIZE} facts in one transaction"
     say(f"{kind.name}, Chroma: {name}")
@@ -220,17 +227,25 @@ def _added(
     hook: _TimedHook, prepare: Callable[[], Any], call: Callable[[Any], object], rounds: int
 ) -> tuple[float, float, tuple[float, float]]:
     """The hook's own time and the whole, and what was added, with its tolerance: medians in µs."""
-    owns: list[float] = []
-    wholes: list[float] = []
+    times = _times(hook, prepare, call, rounds)
+    added = [whole - own for own, whole in times]
+    own, whole = (statistics.median(some) for some in zip(*times, strict=True))
+    return own, whole, (statistics.median(added), tolerance_of(added))
+
+
+def _times(
+    hook: _TimedHook, prepare: Callable[[], Any], call: Callable[[Any], object], rounds: int
+) -> list[tuple[float, float]]:
+    """The hook's own time and the whole, in µs, of every round."""
+    times: list[tuple[float, float]] = []
     for _ in range(rounds):
         argument = prepare()
         hook.nanoseconds = 0
         start = hook.clock()
         call(argument)
-        wholes.append((hook.clock() - start) / 1000)
-        owns.append(hook.nanoseconds / 1000)
-    added = [whole - own for whole, own in zip(wholes, owns, strict=True)]
-    return statistics.median(owns), statistics.median(wholes), (statistics.median(added), tolerance_of(added))
+        whole = hook.clock() - start
+        times.append((hook.nanoseconds / 1000, whole / 1000))
+    return times
 
 
 def _searches(bench: Bench, kind: StorageKind, subject: MemStateSubject, collection: Any) -> Iterator[Row]:
@@ -256,4 +271,4 @@ def _searches(bench: Bench, kind: StorageKind, subject: MemStateSubject, collect
     ):
         say(f"{kind.name}, Chroma: {name}")
         timing = in_turn(Side(texts, alone), Side(texts, search), calls=3, effort=effort)
-        yield compared(SECTION, name, kind.name, timing, 1.2)
+        yield compared(SECTION, name, kind.name, timing, 1.2 if kind.name == "sqlite" else None)
