@@ -9,7 +9,6 @@ in which every call knows the same, have the same future, which is explored once
 from __future__ import annotations
 
 import contextlib
-import functools
 import json
 import pickle
 import re
@@ -17,6 +16,7 @@ import types
 from collections.abc import Callable, Coroutine, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import cached_property, partial
 from typing import Any, NamedTuple, TypeVar
 from unittest import mock
 
@@ -179,7 +179,7 @@ class World:
         if self.ready:
             await _stop(what)
 
-    @functools.cached_property
+    @cached_property
     def prepared(self) -> bytes:
         """What is stored, for worlds that begin with it; of several ways to copy it this is the fastest."""
         return pickle.dumps(self.memory._namespaces[NAMESPACE])
@@ -303,7 +303,7 @@ class Explored:
     outcomes: set[tuple[str, ...]] = field(default_factory=set)
 
 
-@mock.patch("time.time", return_value=_NOW)
+@mock.patch("time.time", partial(float, _NOW))
 def explore(
     make: Callable[[], World],
     *,
