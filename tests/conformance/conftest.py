@@ -82,6 +82,11 @@ _WITHOUT_A_CASE = [
     ("", "KeyboardInterrupt", "-async"),  # it would end the event loop
 ]
 
+# To a storage these look like commit, update or rollback; what differs is the engine's, and the same on all of them.
+_ALIKE = ("commit again", "commit_model", "delete", "rollback to", "redo", "checkout")
+_SERVED = ("postgres-async", "redis-async")
+_AT_EVERY_STEP = ("test_with_hooks", "test_without_hooks", "test_at_every_await", "test_at_every_call")
+
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     here = str(Path(__file__).parent)
@@ -92,6 +97,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             test in name and kind in parameters and flavour in parameters for test, kind, flavour in _WITHOUT_A_CASE
         )
 
-    without = [item for item in items if has_no_case(item)]
+    def is_tried_elsewhere(item: pytest.Item) -> bool:
+        name, _, parameters = item.nodeid.partition("[")
+        return (
+            str(item.path).startswith(here)
+            and any(test in name for test in _AT_EVERY_STEP)
+            and any(parameters.startswith(f"{flavour}-{act}") for flavour in _SERVED for act in _ALIKE)
+        )
+
+    without = [item for item in items if has_no_case(item) or is_tried_elsewhere(item)]
     config.hook.pytest_deselected(items=without)
     items[:] = [item for item in items if item not in set(without)]
