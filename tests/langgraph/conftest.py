@@ -1,4 +1,4 @@
-"""Stores and checkpointers on every storage, in both flavours."""
+"""Memories, checkpointers and LangGraph stores on every storage, in both flavours."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import pytest_asyncio
 
 from memstate import AsyncMemoryStore, MemoryStore
 from memstate_core.testing import StorageFactory
-from memstate_langgraph import AsyncMemStateCheckpointer, MemStateCheckpointer
+from memstate_langgraph import AsyncMemStateCheckpointer, AsyncMemStateStore, MemStateCheckpointer, MemStateStore
 from tests.conformance.conftest import FACTORIES
 
 KINDS = [kind for kind in FACTORIES if not kind.startswith("sqlite-memory")]
 
 
 class Makes:
-    """Makes stores and checkpointers on storages of one kind."""
+    """Makes memories, checkpointers and LangGraph stores on storages of one kind."""
 
     def __init__(self, storages: StorageFactory) -> None:
         self.storages = storages
@@ -30,6 +30,11 @@ class Makes:
     def checkpointer(self, store: Any = None, **options: Any) -> Any:
         store = self.store() if store is None else store
         flavour: Any = AsyncMemStateCheckpointer if store.storage.is_async else MemStateCheckpointer
+        return flavour(store, **options)
+
+    def items(self, store: Any = None, **options: Any) -> Any:
+        store = self.store() if store is None else store
+        flavour: Any = AsyncMemStateStore if store.storage.is_async else MemStateStore
         return flavour(store, **options)
 
 
