@@ -53,3 +53,11 @@ async def makes_here(request: pytest.FixtureRequest) -> AsyncIterator[Makes]:
     storages = make(kind, request)
     yield Makes(storages)
     await storages.aclose()
+
+
+@pytest_asyncio.fixture(params=["memory-sync", "memory-async"])
+async def makes_in_memory(request: pytest.FixtureRequest) -> AsyncIterator[Makes]:
+    make, kind = FACTORIES[request.param]
+    storages = make(kind, request)
+    yield Makes(storages)
+    await storages.aclose()
