@@ -100,7 +100,7 @@ class Items:
         intents: list[Intent] = [
             RemoveItem(id_)
             if op.value is None
-            else PutItem(draft(self._engine.registry, self._typename, op, self._fields), self._reads)
+            else PutItem(draft(self._engine.registry, self._typename, id_, op, self._fields), self._reads)
             for id_, op in puts.items()
         ]
         results, read = await self._read(ops) if len(puts) < len(ops) else ([None] * len(ops), {})

@@ -23,6 +23,8 @@ INDEXED_DEPTH: Final = 4
 _LONGEST_ID: Final = 400
 _SECONDS: Final = 60.0  # a TTL is in minutes
 
+_encoded: Final = json.encoder.encode_basestring_ascii
+
 Namespace = tuple[str, ...]
 
 
@@ -30,15 +32,15 @@ class StoredItem(BaseModel):
     """The payload of an item.
 
     ``under`` has the namespace's prefixes by their length, so that queries match whole labels. ``index`` are the paths
-    into the value whose texts are indexed (None: it is in no index). ``ttl`` is in minutes, ``expires_at`` Unix time in
-    seconds; reading an item later than its last put postpones the end, which the payload does not show.
+    into the value whose texts are indexed. ``ttl`` is in minutes, ``expires_at`` Unix time in seconds; reading an item
+    later than its last put postpones the end, which the payload does not show.
     """
 
     namespace: list[str]
     key: str
     value: dict[str, Any]
     under: dict[str, str]
-    index: list[str] | None
+    index: list[str]
     ttl: float | None
     created_at: str
     expires_at: float | None
@@ -50,14 +52,14 @@ INDEX: Final = (*(f"under.{depth}" for depth in range(1, INDEXED_DEPTH + 1)), "e
 
 def fact_id(typename: str, namespace: Sequence[str], key: str) -> str:
     """The id of an item's fact: each item's own, whatever characters are in its labels and its key."""
-    text = f"{typename}:{json.dumps([*namespace, key], separators=(',', ':'))}"
+    text = f"{typename}:{prefix_text((*namespace, key))}"
     if len(text) <= _LONGEST_ID:
         return text
     return f"{typename}:sha256:{hashlib.sha256(text.encode()).hexdigest()}"
 
 
 def prefix_text(namespace: Sequence[str]) -> str:
-    return json.dumps(list(namespace), separators=(",", ":"))
+    return f"[{','.join(map(_encoded, namespace))}]"
 
 
 def prefix_path(namespace: Sequence[str]) -> tuple[str, str] | None:
@@ -79,14 +81,16 @@ class Draft(NamedTuple):
         return to_json({**self.payload, "created_at": created_at, "expires_at": expires_at}).decode()
 
 
-def draft(registry: SchemaRegistry, typename: str, op: PutOp, fields: Sequence[str]) -> Draft:
+def draft(registry: SchemaRegistry, typename: str, id_: str, op: PutOp, fields: Sequence[str]) -> Draft:
     """What a put comes to; the value is the store's own from here on.
 
     :raises ValidationFailed: it is not JSON.
     """
     if not isinstance(op.value, Mapping):
         raise ValidationFailed(f"the value of item {op.key!r} in {op.namespace!r} must be a dict, not {op.value!r}")
-    index: Any = fields if op.index is None else op.index
+    index: Any = fields if op.index is None else op.index or ()
+    if isinstance(index, str):
+        raise ValidationFailed(f"index takes False or a list of paths; write index=[{index!r}]")
     payload = {
         "namespace": op.namespace,
         "key": op.key,
@@ -95,13 +99,15 @@ def draft(registry: SchemaRegistry, typename: str, op: PutOp, fields: Sequence[s
             str(depth): prefix_text(op.namespace[:depth])
             for depth in range(1, min(len(op.namespace), INDEXED_DEPTH) + 1)
         },
-        "index": None if index is False else list(index),
-        "ttl": op.ttl,
+        "index": list(index),
+        "ttl": 0.0 if op.ttl is None else op.ttl,  # a null would have the whole value looked through for NaN
         "created_at": "",
-        "expires_at": None,
+        "expires_at": 0.0,
     }
-    id_ = fact_id(typename, op.namespace, op.key)
-    return Draft(id_, typename, from_json(registry.encode(typename, payload)))
+    plain = from_json(registry.encode(typename, payload))
+    if op.ttl is None:
+        plain["ttl"] = None
+    return Draft(id_, typename, plain)
 
 
 def is_alive(payload: Mapping[str, Any], now: float, last_read: float | None = None) -> bool:
@@ -156,5 +162,5 @@ def item_index(typename: str = TYPENAME) -> IndexOptions:
 
 def item_text(payload: dict[str, Any]) -> str | None:
     """The text of an item that is indexed, or None."""
-    texts = [text for path in payload.get("index") or () for text in get_text_at_path(payload["value"], path)]
+    texts = [text for path in payload["index"] for text in get_text_at_path(payload["value"], path)]
     return "\n".join(texts) or None

@@ -157,6 +157,8 @@ class TestItems:
                 await ask(store, "put", ("a",), "k", value)
         with pytest.raises(ValidationFailed, match="must be a dict"):
             await ask(store, "put", ("a",), "k", "text")
+        with pytest.raises(ValidationFailed, match=r"index=\['text'\]"):
+            await ask(store, "put", ("a",), "k", {}, index="text")
         assert await keys(store, ()) == []
 
     async def test_namespaces_are_validated(self, makes_here: Makes) -> None:
