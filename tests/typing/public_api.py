@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Any, assert_type
+from typing import Any, TypedDict, assert_type
 
 import chromadb
 import redis as vendor_redis
@@ -62,6 +62,10 @@ from memstate.integrations.qdrant import AsyncQdrantSyncHook, QdrantSyncHook
 class Note(BaseModel):
     text: str
     topic: str = ""
+
+
+class State(TypedDict):
+    text: str
 
 
 def on_change(operation: Operation, fact_id: str, fact: Fact | None) -> None: ...
@@ -255,7 +259,7 @@ def graphs() -> None:
     memory = MemoryStore(InMemoryStorage(), hooks=[hook])
     with MemStateStore(memory, fields=["text"], ttl={"default_ttl": 60, "refresh_on_read": False}) as items:
         store: BaseStore = items
-        StateGraph(dict).compile(checkpointer=MemStateCheckpointer(memory), store=store)
+        StateGraph(State).compile(checkpointer=MemStateCheckpointer(memory), store=store)
         items.put(("users", "ada"), "tea", {"text": "likes tea"}, index=["text"], ttl=5)
         assert_type(items.get(("users", "ada"), "tea"), Item | None)
         assert_type(items.search(("users",), query="drinks", filter={"text": {"$ne": ""}}), list[SearchItem])
@@ -270,7 +274,7 @@ def graphs() -> None:
 async def awaited_graphs() -> None:
     memory = AsyncMemoryStore(AsyncInMemoryStorage())
     async with AsyncMemStateStore(memory, typename="note") as items:
-        StateGraph(dict).compile(checkpointer=AsyncMemStateCheckpointer(memory), store=items)
+        StateGraph(State).compile(checkpointer=AsyncMemStateCheckpointer(memory), store=items)
         await items.aput(("users", "ada"), "tea", {"text": "likes tea"})
         assert_type(await items.aget(("users", "ada"), "tea"), Item | None)
         assert_type(await items.sweep_ttl(), int)
