@@ -150,6 +150,13 @@ class TestItems:
         with pytest.raises(ValueError, match="offset"):
             await keys(store, ("p",), offset=-1)
 
+    async def test_more_than_a_page(self, makes_here: Makes) -> None:
+        store = makes_here.items()
+        await ask(store, "batch", [PutOp(("p", str(n)), "k", {"n": n}) for n in range(600)])
+        assert len(await ask(store, "list_namespaces", prefix=("p",), limit=999)) == 600
+        (found,) = await ask(store, "search", ("p",), filter={"n": 599})
+        assert found.namespace == ("p", "599")
+
     async def test_what_is_no_json_is_refused(self, makes_here: Makes) -> None:
         store = makes_here.items()
         for value, path in (({"a": float("nan")}, "value.a"), ({"a": "\ud800"}, "value.a"), ({"b": object()}, "value")):
@@ -364,6 +371,33 @@ class TestTimesToLive:
         clock.after(2)
         assert await keys(store, ("t",)) == ["b"]
 
+    async def test_many_ends_that_were_postponed(self, makes: Makes, clock: Clock) -> None:
+        store = makes.items(makes.store(clock=clock))
+        names = [f"{n:02}" for n in range(20)]
+        await ask(store, "batch", [PutOp(("t",), key, {}, ttl=10) for key in names])
+        clock.after(8)
+        assert await keys(store, ("t",), limit=99) == names
+        clock.after(8)
+        assert await keys(store, ("t",), limit=99, refresh_ttl=False) == names
+        assert await ask(store, "list_namespaces") == [("t",)]
+
+    async def test_an_item_that_is_read_while_it_is_swept(self, makes: Makes, clock: Clock) -> None:
+        store = makes.items(makes.store(clock=clock))
+        await ask(store, "put", ("t",), "k", {}, ttl=10)
+        clock.after(9)
+        look = store._items._expired
+
+        async def looked(after: int | None) -> Any:
+            assert await ask(store, "get", ("t",), "k") is not None
+            clock.after(5)
+            return [store.fact_id(("t",), "k")], None
+
+        store._items._expired = looked
+        assert await maybe(store.sweep_ttl()) == 0
+        store._items._expired = look
+        clock.after(9)
+        assert await maybe(store.sweep_ttl()) == 1
+
     async def test_the_defaults_of_the_configuration(self, makes_here: Makes, clock: Clock) -> None:
         store = makes_here.items(makes_here.store(clock=clock), ttl={"default_ttl": 10, "refresh_on_read": False})
         await ask(store, "put", ("t",), "a", {})
@@ -493,7 +527,9 @@ class TestQueries:
             await ask(store, "put", ("u",), str(n), {"text": "cat"}, ttl=5)
         await ask(store, "put", ("u",), "last", {"text": "a rather different cat"})
         clock.after(6)
-        assert await keys(store, ("u",), query="cat", limit=1) == ["last"]
+        (found,) = await ask(store, "search", ("u",), query="cat", limit=1)
+        assert found.key == "last"
+        assert found.score is not None  # it was found by the index, behind those that have expired
         assert await maybe(store.sweep_ttl()) == 6
         assert [one.fact.payload["key"] for one in await maybe(memory.search("cat"))] == ["last"]
 
