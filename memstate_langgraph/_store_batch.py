@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from datetime import datetime
+from dataclasses import replace
 from typing import Any, Final, NamedTuple
 
 import ormsgpack
@@ -19,28 +18,32 @@ from langgraph.store.base import (
     SearchOp,
     validate_op_namespace,
 )
+from pydantic import BaseModel
 
 from memstate_core import search
 from memstate_core.engine import Engine
 from memstate_core.errors import ValidationFailed
-from memstate_core.facts import UNSET, Operation, StoredFact
+from memstate_core.facts import UNSET, Operation, ScoredFact, StoredFact
 from memstate_core.filters import Predicate, compile_filter
-from memstate_core.intents import Intent, Put, Workspace
 from memstate_core.protocols import Batch, RecordWrite, Selection, StorageTransaction
 from memstate_core.values import count
 from memstate_langgraph import _store_filters as filters
 from memstate_langgraph._store_items import (
     INDEX,
+    INDEXED_DEPTH,
     SCHEMA_VERSION,
-    Draft,
     Namespace,
     StoredItem,
+    StoredText,
     draft,
     fact_id,
+    further_texts,
     is_alive,
     item,
     search_item,
+    text_typename,
 )
+from memstate_langgraph._store_writes import RemoveExpired, WriteItems
 
 _PAGE: Final = 500
 # So many times may each be asked for by itself before all between them are read.
@@ -69,20 +72,15 @@ class Items:
     and no rewind has to do with it.
     """
 
-    def __init__(self, engine: Engine, typename: str, fields: Sequence[str]) -> None:
+    def __init__(self, engine: Engine, typename: str, fields: Sequence[str], *, refreshes: bool) -> None:
         if isinstance(fields, str):
             raise ValidationFailed(f"fields takes a list of paths; write fields=[{fields!r}]")
-        known = engine.registry.get(typename)
-        if known is None:
-            engine.register_schema(typename, StoredItem, None, INDEX, None, SCHEMA_VERSION)
-        elif known.model is not StoredItem:
-            raise ValidationFailed(
-                f"{typename!r} is registered with {known.model.__name__} in this memory; give the store's items a type "
-                "of their own with typename="
-            )
+        _register(engine, typename, StoredItem, INDEX)
+        _register(engine, text_typename(typename), StoredText, ())
         self._engine = engine
         self._typename = typename
         self._fields = tuple(fields)
+        self._refreshes = refreshes
         self._reads = f"langgraph.reads:{typename}"
 
     async def batch(self, ops: Sequence[Op]) -> list[Result]:
@@ -97,17 +95,17 @@ class Items:
                 puts[fact_id(self._typename, op.namespace, op.key)] = op
             elif not isinstance(op, GetOp | SearchOp | ListNamespacesOp):
                 raise ValueError(f"Unknown operation type: {type(op)}")
-        intents: list[Intent] = [
-            RemoveItem(id_)
-            if op.value is None
-            else PutItem(draft(self._engine.registry, self._typename, id_, op, self._fields), self._reads)
-            for id_, op in puts.items()
+        registry = self._engine.registry
+        drafts = [
+            draft(registry, self._typename, id_, op, self._fields) for id_, op in puts.items() if op.value is not None
         ]
+        removed = [id_ for id_, op in puts.items() if op.value is None]
         results, read = await self._read(ops) if len(puts) < len(ops) else ([None] * len(ops), {})
         records = [RecordWrite(self._reads, id_, at) for id_, at in read.items()]
-        if intents:
+        if puts:
+            intent = WriteItems(self._typename, drafts, removed, self._reads)
             session_id = self._engine.session_of(UNSET)
-            await self._engine.carry_out(intents, Operation.TRANSACTION, session_id=session_id, records=records)
+            await self._engine.carry_out([intent], Operation.TRANSACTION, session_id=session_id, records=records)
         elif records:
             await self._engine.storage.write(self._engine.namespace, lambda tx: tx.write(Batch(records=records)))
         return results
@@ -151,6 +149,8 @@ class Items:
             return results, touched
 
         results, touched = await engine.storage.read(engine.namespace, work, snapshot=len(reading) > 1)
+        if not self._refreshes:
+            return results, {}
         at = ormsgpack.packb(now)
         return results, {one.fact_id: at for one in touched if one.payload["ttl"] is not None}
 
@@ -183,6 +183,18 @@ class Items:
     async def _ranked(self, op: SearchOp, query: str, now: float) -> list[Found]:
         """The items most similar to a text, as many as it takes to fill the page that is asked for."""
         wanted = count("offset", op.offset) + count("limit", op.limit)
+        by_first = await self._ranked_by_first_text(op, query, wanted, now)
+        by_further = await self._ranked_by_further_texts(op, query, wanted, now)
+        if not by_further:
+            return by_first
+        best: dict[str, Found] = {}
+        for one in (*by_first, *by_further):
+            known = best.get(one.fact_id)
+            if known is None or (known.score or 0.0) < (one.score or 0.0):
+                best[one.fact_id] = one
+        return sorted(best.values(), key=lambda one: -(one.score or 0.0))[:wanted]
+
+    async def _ranked_by_first_text(self, op: SearchOp, query: str, wanted: int, now: float) -> list[Found]:
         narrow, test = filters.under(op.namespace_prefix, op.filter)
         ask = wanted
         while True:
@@ -195,6 +207,43 @@ class Items:
             if len(alive) >= wanted or len(scored) < ask:
                 return alive[:wanted]
             ask *= 4
+
+    async def _ranked_by_further_texts(self, op: SearchOp, query: str, wanted: int, now: float) -> list[Found]:
+        engine, typename = self._engine, text_typename(self._typename)
+        if not any(hook.search is not None and hook.wants(typename) for hook in engine.hooks):
+            return []
+        some = engine.selection(typename, None, UNSET, 1)
+        if not wanted or not await engine.storage.read(engine.namespace, lambda tx: tx.select(some)):
+            return []
+        predicate = filters.predicate(*filters.under(op.namespace_prefix, op.filter))
+        narrow, _ = filters.under(op.namespace_prefix[:INDEXED_DEPTH], None)
+        ask = wanted
+        while True:
+            scored = await search.search(engine, query, ask, narrow, None, UNSET, typename)
+            found = await self._items_of(scored, predicate, now)
+            if len(found) >= wanted or len(scored) < ask:
+                return found[:wanted]
+            ask *= 4
+
+    async def _items_of(self, scored: Sequence[ScoredFact], predicate: Predicate | None, now: float) -> list[Found]:
+        """The items that have these texts, each with its best score, as far as they match."""
+        ids = list(dict.fromkeys(one.fact.payload["item"] for one in scored))
+
+        async def work(tx: StorageTransaction) -> dict[str, Found]:
+            facts = await tx.facts(ids)
+            alive = await self._alive(tx, [self._found(fact) for fact in facts.values()], now)
+            return {one.fact_id: one for one in alive if predicate is None or predicate(one.payload)}
+
+        items = await self._engine.storage.read(self._engine.namespace, work)
+        found: dict[str, Found] = {}
+        for one in scored:
+            item = items.get(one.fact.payload["item"])
+            # The item may have been put again since the index was asked.
+            if item is not None and (one.fact.id, one.fact.payload["text"]) in further_texts(
+                item.fact_id, item.payload
+            ):
+                found.setdefault(item.fact_id, item._replace(score=one.score))
+        return list(found.values())
 
     async def _list_namespaces(self, tx: StorageTransaction, op: ListNamespacesOp, now: float) -> list[Namespace]:
         conditions = op.match_conditions or ()
@@ -256,7 +305,7 @@ class Items:
             page, after = await self._expired(after)
             if page:
                 plan = await engine.carry_out(
-                    [RemoveExpired(tuple(page), self._reads)],
+                    [RemoveExpired(self._typename, page, self._reads)],
                     Operation.TRANSACTION,
                     session_id=None,
                     reason="their time to live has ended",
@@ -300,69 +349,12 @@ class Items:
                 return
 
 
-# What is done to facts
-
-
-@dataclass(frozen=True, slots=True)
-class PutItem:
-    """Put an item: it is made, or replaced and keeps the time at which it was made."""
-
-    draft: Draft
-    reads: str
-
-    async def apply(self, space: Workspace) -> str:
-        existing = await space.get(self.draft.fact_id)
-        created_at = space.ts
-        if existing is not None and existing.type == self.draft.typename:
-            before = space.registry.decode(existing)
-            if await _is_alive(space, self.reads, existing.id, before):
-                created_at = before["created_at"]
-        put = Put(
-            self.draft.fact_id,
-            False,
-            self.draft.typename,
-            self.draft.text(created_at, space.ts),
-            SCHEMA_VERSION,
-            None,
-            None,  # items are long-term memory; that a session has put them is in its history
-            None,
-            False,
-            None,
+def _register(engine: Engine, typename: str, model: type[BaseModel], index: Sequence[str]) -> None:
+    known = engine.registry.get(typename)
+    if known is None:
+        engine.register_schema(typename, model, None, index, None, SCHEMA_VERSION)
+    elif known.model is not model:
+        raise ValidationFailed(
+            f"{typename!r} is registered with {known.model.__name__} in this memory; give the store's items a type of "
+            "their own with typename="
         )
-        return await put.apply(space)
-
-
-@dataclass(frozen=True, slots=True)
-class RemoveItem:
-    """Delete an item, if there is one."""
-
-    fact_id: str
-
-    async def apply(self, space: Workspace) -> None:
-        if await space.get(self.fact_id) is not None:
-            space.remove(self.fact_id)
-
-
-@dataclass(frozen=True, slots=True)
-class RemoveExpired:
-    """Delete those of some items that have expired; returns how many."""
-
-    fact_ids: Sequence[str]
-    reads: str
-
-    async def apply(self, space: Workspace) -> int:
-        removed = 0
-        for id_ in self.fact_ids:
-            fact = await space.get(id_)
-            if fact is not None and not await _is_alive(space, self.reads, id_, space.registry.decode(fact)):
-                space.remove(id_)
-                removed += 1
-        return removed
-
-
-async def _is_alive(space: Workspace, reads: str, id_: str, payload: Mapping[str, Any]) -> bool:
-    now = datetime.fromisoformat(space.ts).timestamp()
-    if is_alive(payload, now):
-        return True
-    record = await space.tx.record(reads, id_)
-    return record is not None and is_alive(payload, now, ormsgpack.unpackb(record))

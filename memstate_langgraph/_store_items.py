@@ -1,4 +1,8 @@
-"""Items of LangGraph's store as facts: what is kept of each, its id, and what an index is told of it. Pure."""
+"""Items of LangGraph's store as facts: what is kept of each, its id, and what an index is told of it. Pure.
+
+An item is one fact, and its entry in an index that of the first of its texts. Further texts have facts of their own, of
+another type, so that each has its own vector; they are made, changed and removed together with the item's.
+"""
 
 from __future__ import annotations
 
@@ -68,12 +72,25 @@ def prefix_path(namespace: Sequence[str]) -> tuple[str, str] | None:
     return (f"under.{depth}", prefix_text(namespace[:depth])) if depth else None
 
 
+class StoredText(BaseModel):
+    """The payload of a further text of an item; ``item`` is the item's id, ``place`` the text's among all of them."""
+
+    item: str
+    place: int
+    text: str
+    under: dict[str, str]
+
+
+def text_typename(typename: str) -> str:
+    return f"{typename}_text"
+
+
 class Draft(NamedTuple):
-    """An item to be put, but for what depends on what is there and when it is written."""
+    """An item to be put, but for what depends on what is there and when it is written; ``texts`` are payloads by id."""
 
     fact_id: str
-    typename: str
     payload: Mapping[str, Any]
+    texts: Mapping[str, str]
 
     def text(self, created_at: str, now: str) -> str:
         ttl = self.payload["ttl"]
@@ -107,7 +124,27 @@ def draft(registry: SchemaRegistry, typename: str, id_: str, op: PutOp, fields: 
     plain = from_json(registry.encode(typename, payload))
     if op.ttl is None:
         plain["ttl"] = None
-    return Draft(id_, typename, plain)
+    further = {
+        text_id: registry.encode(
+            text_typename(typename), {"item": id_, "place": place, "text": text, "under": plain["under"]}
+        )
+        for place, (text_id, text) in enumerate(further_texts(id_, plain), start=1)
+    }
+    return Draft(id_, plain, further)
+
+
+def texts_of(payload: Mapping[str, Any]) -> list[str]:
+    """The texts of an item that are indexed."""
+    texts = (text for path in payload["index"] for text in get_text_at_path(payload["value"], path))
+    return [text for text in texts if text and not text.isspace()]
+
+
+def further_texts(id_: str, payload: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The texts of an item but for the first one, with the ids of their facts."""
+    paths = payload["index"]
+    if len(paths) < 2 and not any("*" in path or "{" in path for path in paths):
+        return []  # there is one at most
+    return [(f"{id_}#{place}", text) for place, text in enumerate(texts_of(payload)[1:], start=1)]
 
 
 def is_alive(payload: Mapping[str, Any], now: float, last_read: float | None = None) -> bool:
@@ -150,17 +187,19 @@ class IndexOptions(TypedDict):
 def item_index(typename: str = TYPENAME) -> IndexOptions:
     """The options of a hook whose index is for a store's items: ``ChromaSyncHook(client, "items", **item_index())``.
 
-    What is embedded are the texts at the paths that ``index=`` names in the put, or ``fields=`` in the store, as one
-    text. Searches below a namespace are narrowed in the index.
+    What is embedded are the texts at the paths that ``index=`` names in the put, or ``fields=`` in the store, each by
+    itself. Searches below a namespace are narrowed in the index.
     """
     return IndexOptions(
-        target_types={typename},
-        text_formatter=item_text,
+        target_types={typename, text_typename(typename)},
+        text_formatter=_text,
         metadata_fields=[f"under.{depth}" for depth in range(1, INDEXED_DEPTH + 1)],
     )
 
 
-def item_text(payload: dict[str, Any]) -> str | None:
-    """The text of an item that is indexed, or None."""
-    texts = [text for path in payload["index"] for text in get_text_at_path(payload["value"], path)]
-    return "\n".join(texts) or None
+def _text(payload: dict[str, Any]) -> str | None:
+    if "text" in payload and "value" not in payload:
+        text: str = payload["text"]
+        return text
+    texts = texts_of(payload)
+    return texts[0] if texts else None

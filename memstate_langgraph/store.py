@@ -43,7 +43,8 @@ class _Store(BaseStore):
         self.memory: Any = memory
         self.typename = typename
         self.ttl_config = ttl
-        self._items = Items(memory.engine, typename, fields)
+        refreshes = bool(ttl and ttl.get("refresh_on_read", False))
+        self._items = Items(memory.engine, typename, fields, refreshes=refreshes)
 
     def fact_id(self, namespace: tuple[str, ...], key: str) -> str:
         """The id of an item's fact, by which the memory knows it (``memory.history(fact_id=…)``)."""
@@ -66,8 +67,8 @@ class MemStateStore(_Store):
         ``**item_index()``. Without any that can search, the query is ignored.
     :param fields: the paths into the value of an item whose texts are indexed when its put does not say (``index=``);
         ``"$"`` is the whole.
-    :param ttl: as for LangGraph's stores on databases, but that what has expired is never returned, and reading
-        postpones the end unless ``refresh_on_read`` or ``refresh_ttl`` is False.
+    :param ttl: as for LangGraph's stores on databases, but that what has expired is never returned, swept or not.
+        Reading postpones an item's end if ``refresh_on_read`` is True, unless a call says ``refresh_ttl=False``.
     :param typename: the type of the items' facts.
 
     May be used by threads, and by graphs that are run asynchronously: its storage is then used in a thread.

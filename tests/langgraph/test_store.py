@@ -41,6 +41,9 @@ async def keys(store: Any, prefix: Any, **options: Any) -> list[str]:
     return [one.key for one in await ask(store, "search", prefix, **options)]
 
 
+REFRESHING = {"refresh_on_read": True}
+
+
 class Clock:
     """A time that only goes on when told to."""
 
@@ -355,7 +358,7 @@ class TestTimesToLive:
         assert (await ask(store, "get", ("t",), "short")).created_at == clock.now != made
 
     async def test_reading_postpones_the_end(self, makes: Makes, clock: Clock) -> None:
-        store = makes.items(makes.store(clock=clock))
+        store = makes.items(makes.store(clock=clock), ttl=REFRESHING)
         await ask(store, "batch", [PutOp(("t",), key, {"k": key}, ttl=10) for key in "abcd"])
         written = len(await maybe(store.memory.history()))
         clock.after(8)
@@ -372,7 +375,7 @@ class TestTimesToLive:
         assert await keys(store, ("t",)) == ["b"]
 
     async def test_many_ends_that_were_postponed(self, makes: Makes, clock: Clock) -> None:
-        store = makes.items(makes.store(clock=clock))
+        store = makes.items(makes.store(clock=clock), ttl=REFRESHING)
         names = [f"{n:02}" for n in range(20)]
         await ask(store, "batch", [PutOp(("t",), key, {}, ttl=10) for key in names])
         clock.after(8)
@@ -382,7 +385,7 @@ class TestTimesToLive:
         assert await ask(store, "list_namespaces") == [("t",)]
 
     async def test_an_item_that_is_read_while_it_is_swept(self, makes: Makes, clock: Clock) -> None:
-        store = makes.items(makes.store(clock=clock))
+        store = makes.items(makes.store(clock=clock), ttl=REFRESHING)
         await ask(store, "put", ("t",), "k", {}, ttl=10)
         clock.after(9)
         look = store._items._expired
@@ -399,18 +402,18 @@ class TestTimesToLive:
         assert await maybe(store.sweep_ttl()) == 1
 
     async def test_the_defaults_of_the_configuration(self, makes_here: Makes, clock: Clock) -> None:
-        store = makes_here.items(makes_here.store(clock=clock), ttl={"default_ttl": 10, "refresh_on_read": False})
-        await ask(store, "put", ("t",), "a", {})
-        await ask(store, "put", ("t",), "b", {})
-        await ask(store, "put", ("t",), "ever", {}, ttl=None)
-        clock.after(9)
-        assert await ask(store, "get", ("t",), "a") is not None
-        assert await ask(store, "get", ("t",), "b", refresh_ttl=True) is not None
-        clock.after(9)
-        assert await keys(store, ("t",)) == ["b", "ever"]
+        memory = makes_here.store(clock=clock)
+        for ttl in ({"default_ttl": 10.0}, {"default_ttl": 10.0, "refresh_on_read": False}):
+            store = makes_here.items(memory, ttl=ttl)
+            await ask(store, "put", ("t",), "a", {})
+            await ask(store, "put", ("t",), "ever", {}, ttl=None)
+            clock.after(9)
+            assert await ask(store, "get", ("t",), "a") is not None
+            clock.after(9)
+            assert await keys(store, ("t",)) == ["ever"]
 
     async def test_sweeping(self, makes: Makes, clock: Clock) -> None:
-        store = makes.items(makes.store(clock=clock))
+        store = makes.items(makes.store(clock=clock), ttl=REFRESHING)
         memory = store.memory
         await ask(store, "batch", [PutOp(("t",), f"{n:02}", {}, ttl=10) for n in range(30)])
         await ask(store, "put", ("t",), "ever", {})
@@ -510,14 +513,49 @@ class TestQueries:
         assert len(found) == 5
         assert await keys(store, ("u", "1"), query="cat", limit=1, offset=4) == ["hidden"]
 
-    async def test_which_fields_are_indexed(self, makes_here: Makes) -> None:
+    async def test_every_text_of_an_item_is_indexed_by_itself(self, makes_here: Makes) -> None:
         store = await self.filled(makes_here)
-        value = {"text": "nothing", "notes": [{"t": "purple elephants"}, {"t": "green tea"}]}
+        memory = store.memory
+        value = {
+            "text": "nothing",
+            "notes": [{"t": "purple elephants"}, {"t": ""}, {"t": "green tea"}, {"t": "lemons"}],
+        }
         await ask(store, "put", ("w",), "x", value, index=["notes[*].t"])
         await ask(store, "put", ("w",), "whole", value, index=["$"])
-        scores = {one.key: one.score for one in await ask(store, "search", ("w",), query="purple elephants green tea")}
-        assert scores["x"] == pytest.approx(1, abs=1e-3)
-        assert 0 < scores["whole"] < scores["x"]
+        for query in ("purple elephants", "green tea", "lemons"):
+            found = await ask(store, "search", ("w",), query=query)
+            assert [one.key for one in found] == ["x", "whole"]
+            assert found[0].score == pytest.approx(1, abs=1e-3)
+            assert 0 < found[1].score < 0.9
+            assert await keys(store, (), query=query, limit=1) == ["x"]
+            assert await keys(store, (), query=query, limit=1, filter={"notes": {"$ne": value["notes"]}}) != ["x"]
+        assert await maybe(memory.count("store_item_text")) == 2
+        assert "x" not in await keys(store, ("u",), query="green tea")
+        await ask(store, "put", ("w",), "x", {"a": "rain", "b": "green tea"}, index=["a", "b"])
+        assert (await ask(store, "search", ("w",), query="lemons", limit=1))[0].score < 0.5
+        assert (await ask(store, "search", ("w",), query="green tea", limit=1))[0].score == pytest.approx(1, abs=1e-3)
+        (one,) = await maybe(memory.query("store_item_text"))
+        assert one["payload"]["text"] == "green tea"
+        assert not any(await maybe(memory.verify()))
+        await ask(store, "delete", ("w",), "x")
+        assert await maybe(memory.count("store_item_text")) == 0
+        await maybe(memory.rollback())
+        assert (await ask(store, "search", ("w",), query="green tea", limit=1))[0].score == pytest.approx(1, abs=1e-3)
+
+    async def test_texts_go_with_their_item(self, makes: Makes) -> None:
+        clock = Clock()
+        store = makes.items(makes.store(clock=clock), fields=["a[*]"])
+        count = store.memory.count
+        await ask(store, "batch", [PutOp(("t",), key, {"a": ["x", "y", "z"]}, ttl=5) for key in "kl"])
+        assert await maybe(count("store_item_text")) == 4
+        await ask(store, "batch", [PutOp(("t",), "k", {"a": ["x", "y"]}), PutOp(("t",), "m", {"a": list("xyz")})])
+        assert await maybe(count("store_item_text")) == 5
+        clock.after(6)
+        await maybe(store.sweep_ttl())
+        assert await maybe(count("store_item_text")) == 3
+        await ask(store, "batch", [PutOp(("t",), "k", None), PutOp(("t",), "m", {"a": list("xyz")}, index=False)])
+        assert await maybe(count("store_item_text")) == 0
+        assert await maybe(count("store_item")) == 1
 
     async def test_what_has_expired_is_not_found(self, makes_here: Makes) -> None:
         clock = Clock()

@@ -99,7 +99,10 @@ def test_every_answer_is_the_same(batches: list[list[Op]]) -> None:
 
 
 WORDS = st.lists(st.sampled_from(["cat", "dog", "rain", "tea", "mountain"]), min_size=1, max_size=3).map(" ".join)
-TEXTS = st.dictionaries(st.sampled_from(["k", "l", "m", "n", "o"]), st.tuples(WORDS, st.booleans()), max_size=5)
+INDEXES = st.sampled_from([None, None, False, ["list[*]"], ["text", "list[*]"]])
+TEXTS = st.dictionaries(
+    st.sampled_from(["k", "l", "m", "n", "o"]), st.tuples(WORDS, st.lists(WORDS, max_size=3), INDEXES), max_size=5
+)
 
 
 @pytest.fixture(scope="module")
@@ -111,17 +114,21 @@ def hook() -> ChromaSyncHook:
 @tries(15, 300)
 @given(texts=TEXTS, query=WORDS, limit=st.integers(1, 6))
 def test_every_search_finds_the_same(
-    hook: ChromaSyncHook, texts: dict[str, tuple[str, bool]], query: str, limit: int
+    hook: ChromaSyncHook, texts: dict[str, tuple[str, list[str], Any]], query: str, limit: int
 ) -> None:
     store = MemStateStore(MemoryStore(InMemoryStorage(), hooks=[hook]), fields=["text"])
     oracle = InMemoryStore(index={"dims": 512, "embed": LexicalEmbedder(), "fields": ["text"]})
     for one in (store, oracle):
-        for key, (text, indexed) in texts.items():
-            one.put(("a", "b"), key, {"text": text}, index=None if indexed else False)
-        one.put(("ab",), "other", {"text": query})
+        for key, (text, more, index) in texts.items():
+            # Texts of an item differ, since LangGraph's own does not take one twice.
+            value = {"text": f"{text} tree", "list": [f"{words} number{n}" for n, words in enumerate(more)]}
+            one.put(("a", "b"), key, value, index=index)
+        one.put(("ab",), "other", {"text": query, "list": [f"{query} rain"]}, index=["text", "list[*]"])
     mine, expected = (one.search(("a",), query=query, limit=limit) for one in (store, oracle))
     assert [one.score for one in mine if one.score is not None] == pytest.approx(
         [one.score for one in expected if one.score is not None], abs=1e-3
     )
     assert len(mine) == len(expected)
+    if limit > len(texts):
+        assert {one.key: one.score is None for one in mine} == {one.key: one.score is None for one in expected}
     store.batch([PutOp(one.namespace, one.key, None) for one in store.search((), limit=100)])

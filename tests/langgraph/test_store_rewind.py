@@ -119,7 +119,7 @@ class TestGoingBack:
     @pytest.fixture
     async def made(self, makes: Makes) -> Any:
         checkpointer = makes.checkpointer()
-        items = makes.items(checkpointer.memory)
+        items = makes.items(checkpointer.memory, ttl={"refresh_on_read": True})
         await ask(items, "put", NOTES, "outside", {})
         graph = notes(items, checkpointer=checkpointer)
         await call(checkpointer, graph, "invoke", {"items": []}, thread("t"))
