@@ -21,12 +21,15 @@ class Loop:
     def wait_for(self, coroutine: Coroutine[Any, Any, T], name: str, remedy: str) -> T:
         """Run on that loop, from another thread, in whose context it then runs.
 
-        :raises RuntimeError: this is the loop's own thread, or there is no such loop; ``remedy`` says what to do.
+        :raises asyncio.InvalidStateError: this is the loop's own thread, or there is no such loop; ``remedy`` says what
+            to do. LangGraph's own stores raise the same.
         """
         loop = self._loop
         if _running() is not None or loop is None or not loop.is_running():
             coroutine.close()
-            raise RuntimeError(f"{name} was called on an event loop's own thread, or before there was a loop; {remedy}")
+            raise asyncio.InvalidStateError(
+                f"{name} was called on an event loop's own thread, or before there was a loop; {remedy}"
+            )
         return asyncio.run_coroutine_threadsafe(coroutine, loop).result()
 
 

@@ -602,12 +602,12 @@ class TestFlavours:
         store = AsyncMemStateStore(AsyncMemoryStore(AsyncInMemoryStorage()))
         await asyncio.to_thread(store.put, ("a",), "k", {"n": 1})
         assert (await asyncio.to_thread(store.get, ("a",), "k")).value == {"n": 1}
-        with pytest.raises(RuntimeError, match="event loop's own thread"):
+        with pytest.raises(asyncio.InvalidStateError, match="event loop's own thread"):
             store.get(("a",), "k")
 
     def test_without_a_loop(self) -> None:
         store = AsyncMemStateStore(AsyncMemoryStore(AsyncInMemoryStorage()))
-        with pytest.raises(RuntimeError, match="before there was a loop"):
+        with pytest.raises(asyncio.InvalidStateError, match="before there was a loop"):
             store.get(("a",), "k")
 
     async def test_the_plain_one_is_awaited_in_threads(self) -> None:
