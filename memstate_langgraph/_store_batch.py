@@ -229,20 +229,19 @@ class Items:
         """The items that have these texts, each with its best score, as far as they match."""
         ids = list(dict.fromkeys(one.fact.payload["item"] for one in scored))
 
-        async def work(tx: StorageTransaction) -> dict[str, Found]:
+        async def work(tx: StorageTransaction) -> list[Found]:
             facts = await tx.facts(ids)
             alive = await self._alive(tx, [self._found(fact) for fact in facts.values()], now)
-            return {one.fact_id: one for one in alive if predicate is None or predicate(one.payload)}
+            return [one for one in alive if predicate is None or predicate(one.payload)]
 
-        items = await self._engine.storage.read(self._engine.namespace, work)
+        owners = await self._engine.storage.read(self._engine.namespace, work)
+        # An item may have been put again since the index was asked, so only texts count that it has.
+        owner_of = {text: one for one in owners for text in further_texts(one.fact_id, one.payload)}
         found: dict[str, Found] = {}
         for one in scored:
-            item = items.get(one.fact.payload["item"])
-            # The item may have been put again since the index was asked.
-            if item is not None and (one.fact.id, one.fact.payload["text"]) in further_texts(
-                item.fact_id, item.payload
-            ):
-                found.setdefault(item.fact_id, item._replace(score=one.score))
+            owner = owner_of.get((one.fact.id, one.fact.payload["text"]))
+            if owner is not None:
+                found.setdefault(owner.fact_id, owner._replace(score=one.score))
         return list(found.values())
 
     async def _list_namespaces(self, tx: StorageTransaction, op: ListNamespacesOp, now: float) -> list[Namespace]:

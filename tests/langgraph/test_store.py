@@ -542,6 +542,50 @@ class TestQueries:
         await maybe(memory.rollback())
         assert (await ask(store, "search", ("w",), query="green tea", limit=1))[0].score == pytest.approx(1, abs=1e-3)
 
+    async def test_an_item_that_is_put_again_while_it_is_searched_for(self, makes_here: Makes) -> None:
+        store = await self.filled(makes_here)
+        await ask(store, "put", ("w",), "x", {"a": "lemons", "b": "green tea"}, index=["a", "b"])
+        look = store._items._items_of
+
+        async def late(*arguments: Any) -> Any:
+            await ask(store, "put", ("w",), "x", {"a": "rain", "b": "wind"}, index=["a", "b"])
+            return await look(*arguments)
+
+        store._items._items_of = late
+        (found,) = await ask(store, "search", ("w",), query="green tea")
+        assert found.score < 0.5  # no text that it has no more has counted
+
+    async def test_puts_and_searches_at_once(self, makes_here: Makes) -> None:
+        store = await self.filled(makes_here)
+
+        async def work(n: int) -> None:
+            await store.aput(("w",), "x", {"a": [f"text {n} {m}" for m in range(n % 4)]}, index=["a[*]"])
+            await store.asearch(("w",), query="text")
+            if n == 5:
+                await store.adelete(("w",), "x")
+
+        await asyncio.gather(*(work(n) for n in range(10)))
+        assert not any(await maybe(store.memory.verify()))
+        texts = await maybe(store.memory.query("store_item_text", {"item": store.fact_id(("w",), "x")}))
+        item = await ask(store, "get", ("w",), "x")
+        assert sorted(one["payload"]["text"] for one in texts) == (item.value["a"][1:] if item else [])
+
+    async def test_what_matches_or_has_expired_is_told_by_the_item(self, makes_here: Makes) -> None:
+        """Also when it was found by a further one of its texts."""
+        clock = Clock()
+        store = makes_here.items(makes_here.store(hooks=[self.hook()], clock=clock), fields=["t[*]"])
+        await ask(store, "put", ("w",), "gone", {"t": ["dogs", "green tea"]}, ttl=5)
+        await ask(store, "put", ("w",), "other", {"t": ["dogs", "green tea"], "n": 1})
+        await ask(store, "put", ("w",), "wanted", {"t": ["dogs", "tea"], "n": 2})
+        await ask(store, "put", ("v",), "elsewhere", {"t": ["dogs", "green tea"], "n": 2})
+        clock.after(6)
+        (found,) = await ask(store, "search", ("w",), query="green tea", limit=1, filter={"n": {"$gt": 1}})
+        assert found.key == "wanted"
+        assert found.score > 0.3  # which is that of "tea", behind two others in the index
+        assert await keys(store, ("w",), query="green tea") == ["other", "wanted"]
+        scores = [one.score for one in await ask(store, "search", (), query="dogs")]
+        assert scores == [pytest.approx(1, abs=1e-3)] * 3
+
     async def test_texts_go_with_their_item(self, makes: Makes) -> None:
         clock = Clock()
         store = makes.items(makes.store(clock=clock), fields=["a[*]"])
