@@ -218,6 +218,13 @@ def compile_filter(filters: Mapping[str, Any] | None) -> Predicate | None:
     return Predicate(lambda payload: all(test(payload) for test in tests), ranges, len(tests))
 
 
+def also(predicate: Predicate | None, test: Test) -> Predicate:
+    """A predicate that asks ``test`` as well, by which no index can narrow."""
+    if predicate is None:
+        return Predicate(test, (), 1)
+    return Predicate(lambda payload: predicate(payload) and test(payload), predicate.ranges, predicate.conditions + 1)
+
+
 def _compile_all(filters: Mapping[str, Any], tests: list[Test], ranges: list[Range]) -> None:
     if not isinstance(filters, Mapping):
         raise ValueError(f"a filter must be a mapping of paths to conditions, not {filters!r}")

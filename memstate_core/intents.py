@@ -72,6 +72,13 @@ class Workspace:
         self.base[fact_id] = self.now[fact_id] = found
         return found
 
+    async def read(self, fact_ids: Sequence[str]) -> None:
+        """Get facts, all at once."""
+        unread = [id_ for id_ in fact_ids if id_ not in self.now]
+        found = await self.tx.facts(unread) if unread else {}
+        for id_ in unread:
+            self.base[id_] = self.now[id_] = found.get(id_)
+
     async def holder(self, place: str) -> StoredFact | None:
         """The fact that has a singleton place, if any."""
         mine = self.now.get(self._places.get(place, ""))

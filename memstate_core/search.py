@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from pydantic import BaseModel
@@ -10,7 +11,7 @@ from pydantic import BaseModel
 from memstate_core.engine import Engine
 from memstate_core.errors import HookError
 from memstate_core.facts import ScoredFact, SearchResult, StoredFact, Unset
-from memstate_core.filters import NativeFilter
+from memstate_core.filters import NativeFilter, Test, also
 from memstate_core.hooks._adapter import HookAdapter
 from memstate_core.intents import matches
 from memstate_core.past import Past
@@ -33,8 +34,12 @@ async def search(
     typename: str | None,
     *,
     past: Past | None = None,
+    test: Test | None = None,
 ) -> list[ScoredFact]:
-    """See :meth:`memstate_core.MemoryStore.search`; ``past``: among the facts as they were then."""
+    """See :meth:`memstate_core.MemoryStore.search`; ``past``: among the facts as they were then.
+
+    ``test``: a condition on payloads beside the filters, which no index is told of.
+    """
     if not isinstance(query, str):
         raise ValueError(f"search takes a text, not {query!r}")
     limit = count("limit", limit)
@@ -44,6 +49,8 @@ async def search(
     elif isinstance(filters, BaseModel):
         native, filters = filters, None
     selection = engine.selection(typename, filters, session_id)
+    if test is not None:
+        selection = replace(selection, predicate=also(selection.predicate, test))
     searching = [
         hook for hook in engine.hooks if hook.search is not None and (typename is None or hook.wants(typename))
     ]

@@ -1,5 +1,11 @@
-"""LangGraph checkpointers; needs the extra ``memstate[langgraph]``."""
+"""LangGraph checkpointers and stores; needs the extra ``memstate[langgraph]``."""
 
-from memstate_langgraph import AsyncMemStateCheckpointer, MemStateCheckpointer
+from memstate_langgraph import (
+    AsyncMemStateCheckpointer,
+    AsyncMemStateStore,
+    MemStateCheckpointer,
+    MemStateStore,
+    item_index,
+)
 
-__all__ = ["AsyncMemStateCheckpointer", "MemStateCheckpointer"]
+__all__ = ["AsyncMemStateCheckpointer", "AsyncMemStateStore", "MemStateCheckpointer", "MemStateStore", "item_index"]

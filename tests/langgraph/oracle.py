@@ -124,7 +124,7 @@ class World:
                 world.check(node, await world.facts(), state["items"])
                 fate, item = prepare()
                 before(fate)
-                await world.store.commit(Fact("item", {"name": item}))
+                await world.remember(item)
                 after(fate)
                 return {"items": [item]}
 
@@ -134,7 +134,7 @@ class World:
             world.check(node, world.facts_now(), state["items"])
             fate, item = prepare()
             before(fate)
-            world.store.commit(Fact("item", {"name": item}))
+            world.remember(item)
             after(fate)
             return {"items": [item]}
 
@@ -142,15 +142,25 @@ class World:
 
     # What the memory is
 
-    def facts_now(self, view: Any = None) -> set[str]:
-        found = (view or self.store).query("item", session_id=self.thread_id)
-        return {fact["payload"]["name"] for fact in found}
+    def remember(self, item: str) -> Any:
+        return self.store.commit(Fact("item", {"name": item}))
+
+    def remembered(self, view: Any) -> Any:
+        """The facts that the memory, or a view of its past, has of what the nodes did."""
+        return view.query("item", session_id=self.thread_id)
+
+    def name_of(self, fact: Any) -> str:
+        name: str = fact["payload"]["name"]
+        return name
+
+    def facts_now(self) -> set[str]:
+        return set(map(self.name_of, self.remembered(self.store)))
 
     async def facts(self, view: Any = None) -> set[str]:
-        found = (view or self.store).query("item", session_id=self.thread_id)
+        found = self.remembered(view or self.store)
         if inspect.isawaitable(found):
             found = await found
-        return {fact["payload"]["name"] for fact in found}
+        return set(map(self.name_of, found))
 
     # What a test does
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Any, assert_type
+from typing import Any, TypedDict, assert_type
 
 import chromadb
 import redis as vendor_redis
 import sqlalchemy
+from langgraph.graph import StateGraph
+from langgraph.store.base import BaseStore, Item, PutOp, SearchItem
 from pydantic import BaseModel
 from qdrant_client import AsyncQdrantClient, QdrantClient, models
 
@@ -47,12 +49,23 @@ from memstate import (
 )
 from memstate.backends import inmemory, postgres, redis, sqlite
 from memstate.integrations.chroma import AsyncChromaSyncHook, ChromaSyncHook
+from memstate.integrations.langgraph import (
+    AsyncMemStateCheckpointer,
+    AsyncMemStateStore,
+    MemStateCheckpointer,
+    MemStateStore,
+    item_index,
+)
 from memstate.integrations.qdrant import AsyncQdrantSyncHook, QdrantSyncHook
 
 
 class Note(BaseModel):
     text: str
     topic: str = ""
+
+
+class State(TypedDict):
+    text: str
 
 
 def on_change(operation: Operation, fact_id: str, fact: Fact | None) -> None: ...
@@ -238,3 +251,32 @@ async def servers(engine: sqlalchemy.Engine, client: vendor_redis.Redis) -> None
     async with AsyncRedisStorage("redis://host:6379/0") as there:
         await there.connect()
         assert_type(await AsyncMemoryStore(there).count(), int)
+
+
+def graphs() -> None:
+    hook = ChromaSyncHook(chromadb.EphemeralClient(), "items", LexicalEmbedder(), **item_index())
+    QdrantSyncHook(QdrantClient(":memory:"), "notes", LexicalEmbedder(), **item_index("note"))
+    memory = MemoryStore(InMemoryStorage(), hooks=[hook])
+    with MemStateStore(memory, fields=["text"], ttl={"default_ttl": 60, "refresh_on_read": False}) as items:
+        store: BaseStore = items
+        StateGraph(State).compile(checkpointer=MemStateCheckpointer(memory), store=store)
+        items.put(("users", "ada"), "tea", {"text": "likes tea"}, index=["text"], ttl=5)
+        assert_type(items.get(("users", "ada"), "tea"), Item | None)
+        assert_type(items.search(("users",), query="drinks", filter={"text": {"$ne": ""}}), list[SearchItem])
+        assert_type(items.list_namespaces(prefix=("users", "*"), max_depth=2), list[tuple[str, ...]])
+        items.batch([PutOp(("users", "ada"), "tea", None)])
+        assert_type(memory.get(items.fact_id(("users", "ada"), "tea")), dict[str, Any] | None)
+        assert_type(items.sweep_ttl(), int)
+        items.start_ttl_sweeper().cancel()
+        assert_type(items.stop_ttl_sweeper(timeout=1.0), bool)
+
+
+async def awaited_graphs() -> None:
+    memory = AsyncMemoryStore(AsyncInMemoryStorage())
+    async with AsyncMemStateStore(memory, typename="note") as items:
+        StateGraph(State).compile(checkpointer=AsyncMemStateCheckpointer(memory), store=items)
+        await items.aput(("users", "ada"), "tea", {"text": "likes tea"})
+        assert_type(await items.aget(("users", "ada"), "tea"), Item | None)
+        assert_type(await items.sweep_ttl(), int)
+        (await items.start_ttl_sweeper(1)).cancel()
+        assert_type(await items.stop_ttl_sweeper(), bool)
