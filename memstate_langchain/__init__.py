@@ -1,1 +1,13 @@
-"""MemState for LangChain. This release has nothing in it yet."""
+"""MemState for LangChain: memory tools, stores, a retriever, chat histories, and any vector store as a hook.
+
+Needs the extra ``memstate[langchain]``.
+"""
+
+try:
+    import langchain_core as _langchain_core  # noqa: F401
+except ImportError as error:
+    raise ImportError('MemState for LangChain needs langchain-core: pip install "memstate[langchain]"') from error
+
+from memstate_langchain.vectorstore_hook import AsyncVectorStoreHook, VectorStoreHook
+
+__all__ = ["AsyncVectorStoreHook", "VectorStoreHook"]

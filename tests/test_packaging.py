@@ -36,6 +36,8 @@ NEEDY = (
     ("memstate.backends.redis", "redis", "redis"),
     ("memstate.integrations.langgraph", "langgraph", "langgraph"),
     ("memstate_langgraph", "langgraph", "langgraph"),
+    ("memstate.integrations.langchain", "langchain_core", "langchain"),
+    ("memstate_langchain", "langchain_core", "langchain"),
     ("memstate_core.testing", "hypothesis", "dev"),
 )
 

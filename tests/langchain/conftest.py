@@ -1,0 +1,95 @@
+"""Vector stores of every kind that there are packages for, each on an empty index."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import chromadb
+import pytest
+import sqlalchemy as sa
+from chromadb.config import Settings
+from langchain_chroma import Chroma
+from langchain_core.embeddings import Embeddings
+from langchain_core.vectorstores import InMemoryVectorStore
+from langchain_postgres import PGVector
+from langchain_qdrant import QdrantVectorStore
+from qdrant_client import QdrantClient, models
+from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.pool import NullPool
+
+from memstate_core import LexicalEmbedder
+from tests.servers import Databases
+
+DIMENSIONS = 64
+
+_numbers = itertools.count(1)
+
+
+class Words(Embeddings):
+    """Embeddings that share words share directions."""
+
+    def __init__(self) -> None:
+        self._embedder = LexicalEmbedder(DIMENSIONS)
+
+    def embed_documents(self, texts: list[str]) -> list[list[float]]:
+        return [list(map(float, vector)) for vector in self._embedder(texts)]
+
+    def embed_query(self, text: str) -> list[float]:
+        return self.embed_documents([text])[0]
+
+    async def aembed_documents(self, texts: list[str]) -> list[list[float]]:
+        return self.embed_documents(texts)
+
+    async def aembed_query(self, text: str) -> list[float]:
+        return self.embed_query(text)
+
+
+# From the name of an index, which is new for a new name, to a vector store on it.
+MakeVectorStore = Callable[[str], Any]
+
+
+@pytest.fixture(scope="session")
+def pgvector_url(postgres: Databases) -> str:
+    return postgres.database("vectors").replace("postgresql:", "postgresql+psycopg:")
+
+
+@pytest.fixture
+def vectorstores(request: pytest.FixtureRequest) -> Iterator[MakeVectorStore]:
+    """Vector stores of the kind that the parameter names; those of one name are on one index."""
+    prefix = f"langchain_{next(_numbers)}"
+    kind: str = request.param
+    if kind == "memory":
+        made: dict[str, InMemoryVectorStore] = {}
+        yield lambda name: made.setdefault(name, InMemoryVectorStore(Words()))
+    elif kind == "chroma":
+        client = chromadb.EphemeralClient(Settings(anonymized_telemetry=False))
+        cosine: Any = {"hnsw": {"space": "cosine"}}
+        yield lambda name: Chroma(f"{prefix}-{name}", Words(), client=client, collection_configuration=cosine)
+    elif kind == "qdrant":
+        yield from _qdrant(prefix)
+    elif kind == "pgvector":
+        engine = sa.create_engine(request.getfixturevalue("pgvector_url"))
+        yield lambda name: PGVector(Words(), connection=engine, collection_name=f"{prefix}-{name}")
+        engine.dispose()
+    else:
+        # A connection belongs to the loop of its test.
+        later = create_async_engine(request.getfixturevalue("pgvector_url"), poolclass=NullPool)
+        yield lambda name: PGVector(Words(), connection=later, collection_name=f"{prefix}-{name}")
+        asyncio.run(later.dispose())
+
+
+def _qdrant(prefix: str) -> Iterator[MakeVectorStore]:
+    client = QdrantClient(":memory:")
+
+    def make(name: str) -> QdrantVectorStore:
+        collection = f"{prefix}-{name}"
+        if not client.collection_exists(collection):
+            parameters = models.VectorParams(size=DIMENSIONS, distance=models.Distance.COSINE)
+            client.create_collection(collection, parameters)
+        return QdrantVectorStore(client, collection, Words())
+
+    yield make
+    client.close()
