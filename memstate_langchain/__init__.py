@@ -8,6 +8,7 @@ try:
 except ImportError as error:
     raise ImportError('MemState for LangChain needs langchain-core: pip install "memstate[langchain]"') from error
 
+from memstate_langchain.tools import MemoryTool, memory_tools
 from memstate_langchain.vectorstore_hook import AsyncVectorStoreHook, VectorStoreHook
 
-__all__ = ["AsyncVectorStoreHook", "VectorStoreHook"]
+__all__ = ["AsyncVectorStoreHook", "MemoryTool", "VectorStoreHook", "memory_tools"]
