@@ -9,7 +9,16 @@ except ImportError as error:
     raise ImportError('MemState for LangChain needs langchain-core: pip install "memstate[langchain]"') from error
 
 from memstate_langchain.retriever import MemStateRetriever
+from memstate_langchain.store import MemStateByteStore, MemStateStore
 from memstate_langchain.tools import MemoryTool, memory_tools
 from memstate_langchain.vectorstore_hook import AsyncVectorStoreHook, VectorStoreHook
 
-__all__ = ["AsyncVectorStoreHook", "MemStateRetriever", "MemoryTool", "VectorStoreHook", "memory_tools"]
+__all__ = [
+    "AsyncVectorStoreHook",
+    "MemStateByteStore",
+    "MemStateRetriever",
+    "MemStateStore",
+    "MemoryTool",
+    "VectorStoreHook",
+    "memory_tools",
+]

@@ -16,6 +16,7 @@ from pydantic_core import PydanticUndefined
 
 from memstate_core.errors import ConflictError, NotFoundError, ValidationFailed
 from memstate_core.facts import Change, Fact, Operation, Transaction
+from memstate_core.hooks._adapter import INTERNAL
 from memstate_core.schemas import Schema, SchemaRegistry
 from memstate_langchain._calls import Face, Store, checked_store, later, now
 from memstate_langchain._searching import search_in
@@ -62,7 +63,7 @@ def memory_tools(
             )
         registry = checked_store(store).engine.registry
     known = registry.schemas()
-    names = list(known) if types is None else list(types)
+    names = [name for name in known if not name.startswith(INTERNAL)] if types is None else list(types)
     if unknown := [name for name in names if name not in known]:
         raise ValueError(f"{', '.join(map(repr, unknown))} is not registered; call store.register_schema first")
     if not names:
