@@ -8,17 +8,22 @@ try:
 except ImportError as error:
     raise ImportError('MemState for LangChain needs langchain-core: pip install "memstate[langchain]"') from error
 
+from memstate_langchain.chat_history import MemStateChatMessageHistory
 from memstate_langchain.retriever import MemStateRetriever
 from memstate_langchain.store import MemStateByteStore, MemStateStore
 from memstate_langchain.tools import MemoryTool, memory_tools
+from memstate_langchain.vectorstore import MemStateVectorStore, StoredDocument
 from memstate_langchain.vectorstore_hook import AsyncVectorStoreHook, VectorStoreHook
 
 __all__ = [
     "AsyncVectorStoreHook",
     "MemStateByteStore",
+    "MemStateChatMessageHistory",
     "MemStateRetriever",
     "MemStateStore",
+    "MemStateVectorStore",
     "MemoryTool",
+    "StoredDocument",
     "VectorStoreHook",
     "memory_tools",
 ]
