@@ -1,7 +1,10 @@
 """MemState for LangChain: memory tools, stores, a retriever, chat histories, and any vector store as a hook.
 
-Needs the extra ``memstate[langchain]``.
+Needs the extra ``memstate[langchain]``. The middleware for agents is imported when it is asked for, since what it needs
+takes long to import.
 """
+
+from typing import TYPE_CHECKING, Any
 
 try:
     import langchain_core as _langchain_core  # noqa: F401
@@ -15,6 +18,9 @@ from memstate_langchain.tools import MemoryTool, memory_tools
 from memstate_langchain.vectorstore import MemStateVectorStore, StoredDocument
 from memstate_langchain.vectorstore_hook import AsyncVectorStoreHook, VectorStoreHook
 
+if TYPE_CHECKING:
+    from memstate_langchain.middleware import MemStateMiddleware as MemStateMiddleware
+
 __all__ = [
     "AsyncVectorStoreHook",
     "MemStateByteStore",
@@ -27,3 +33,11 @@ __all__ = [
     "VectorStoreHook",
     "memory_tools",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "MemStateMiddleware":
+        from memstate_langchain.middleware import MemStateMiddleware
+
+        return MemStateMiddleware
+    raise AttributeError(f"memstate_langchain has no {name!r}")

@@ -38,6 +38,7 @@ NEEDY = (
     ("memstate_langgraph", "langgraph", "langgraph"),
     ("memstate.integrations.langchain", "langchain_core", "langchain"),
     ("memstate_langchain", "langchain_core", "langchain"),
+    ("memstate_langchain.middleware", "langchain", "langchain"),
     ("memstate_core.testing", "hypothesis", "dev"),
 )
 
