@@ -120,6 +120,14 @@ def test_importing_a_root_imports_no_vendor(package: str) -> None:
     assert finished.stdout.strip() == ""
 
 
+def test_langchain_comes_alone() -> None:
+    """Without its agents, which take long to import, and without the vendors of vector stores."""
+    others = (set(VENDORS) | {"langchain", "langchain_chroma"}) - {"langchain_core", "numpy", "opentelemetry"}
+    finished = python(f"import sys, memstate_langchain; print(*sorted({others!r} & set(sys.modules)))")
+    assert finished.returncode == 0, finished.stderr
+    assert finished.stdout.strip() == ""
+
+
 @pytest.mark.parametrize(("module", "vendor", "extra"), NEEDY)
 def test_a_missing_extra_is_named(module: str, vendor: str, extra: str) -> None:
     finished = python(

@@ -17,6 +17,7 @@ from memstate_core.testing import StorageFactory
 from memstate_core.testing.face import Face
 from memstate_langchain import MemStateMiddleware, MemStateRetriever, memory_tools
 from memstate_langchain.middleware import CLOSING, OPENING
+from memstate_langgraph import MemStateCheckpointer
 from tests.conformance.conftest import FACTORIES
 from tests.langchain.scripted import Scripted, calls
 from tests.langchain.stores import async_store, sync_store, thread
@@ -241,6 +242,28 @@ async def test_nothing_is_shown_where_nothing_is_recalled(here: Agent) -> None:
     assert [message.text for message in silent.shown] == ["Remember what matters.", "tea"]
     await here.say("   ")
     assert all(OPENING not in message.text for message in here.shown)
+
+
+def test_with_a_checkpointer_that_takes_the_memory_along() -> None:
+    """An agent that runs from an earlier checkpoint has the memory, and recalls, what was there."""
+    store = sync_store()
+    checkpointer = MemStateCheckpointer(store)
+    model = Scripted()
+    tools, memory = memory_tools(store), MemStateMiddleware(store, long_term=False)
+    graph = create_agent(model, tools, middleware=[memory], checkpointer=checkpointer)
+
+    def say(text: str, config: Any, *lines: Any) -> Any:
+        model.lines[:] = [*lines, DONE]
+        graph.invoke({"messages": [HumanMessage(text)]}, config)
+        return graph.get_state(thread("t")).config
+
+    first = say("I like tea.", thread("t"), calls("save_preference", topic="tea", opinion="likes tea"))
+    say("I hate tea.", thread("t"), calls("save_preference", topic="tea", opinion="hates tea"))
+    assert recalled(model.shown[-1])[0]["content"]["opinion"] == "hates tea"
+    say("What do I think of tea?", first)
+    assert recalled(model.shown[-1])[0]["content"]["opinion"] == "likes tea"
+    assert [fact["payload"]["opinion"] for fact in store.query("preference")] == ["likes tea"]
+    assert not store.verify().drift
 
 
 def test_a_system_message_of_blocks_or_none() -> None:
