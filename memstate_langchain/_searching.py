@@ -28,5 +28,6 @@ async def search_in(
         for typename in [None] if types is None else types:
             options = {"filters": filters, "score_threshold": score_threshold, "typename": typename}
             for one in await store.search(query, limit, session_id=session_id, **options):
+                # Between two searches a fact may have become long-term, and be found by both.
                 found.setdefault(one.fact.id, one)
     return sorted(found.values(), key=lambda one: -one.score)[:limit]

@@ -15,6 +15,7 @@ Page = tuple[list[dict[str, Any]], Any]
 
 _PAGE: Final = 1000
 
+_CHROMA: Final = "langchain_chroma.vectorstores.Chroma"
 _PGVECTOR: Final = "langchain_postgres.vectorstores.PGVector"
 
 
@@ -32,6 +33,20 @@ def names_of(vectorstore: VectorStore) -> list[str]:
 def realm_of(vectorstore: VectorStore) -> str:
     """The collection, if ids must be unique beyond it: PGVector has all collections in one table."""
     return str(vectorstore.collection_name) if _PGVECTOR in names_of(vectorstore) else ""  # type: ignore[attr-defined]
+
+
+def inner_product_similarity(vectorstore: VectorStore) -> Callable[[float], float] | None:
+    """From a distance that is an inner product's to a similarity; None: it is no such, or of an unknown vector store.
+
+    LangChain's relevance of these falls to 0 where the distance is 0, which for Chroma is that of what is the same, and
+    for PGVector that of what has nothing in common.
+    """
+    names = names_of(vectorstore)
+    if _PGVECTOR not in names and _CHROMA not in names:
+        return None
+    if vectorstore._select_relevance_score_fn() is not VectorStore._max_inner_product_relevance_score_fn:
+        return None
+    return (lambda distance: -distance) if _PGVECTOR in names else (lambda distance: 1 - distance)
 
 
 def _in_memory(vectorstore: Any, cursor: Any) -> Page:
@@ -84,7 +99,7 @@ def _pgvector_page(rows: Any) -> Page:
 
 _LISTINGS: Final[dict[str, tuple[Callable[[Any, Any], Any], Callable[[Any, Any], Any]]]] = {
     "langchain_core.vectorstores.in_memory.InMemoryVectorStore": (_in_memory, _in_memory),
-    "langchain_chroma.vectorstores.Chroma": (_chroma, _chroma),
+    _CHROMA: (_chroma, _chroma),
     "langchain_qdrant.qdrant.QdrantVectorStore": (_qdrant, _qdrant),
     _PGVECTOR: (_pgvector, _apgvector),
 }

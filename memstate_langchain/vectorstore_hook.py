@@ -30,7 +30,7 @@ from memstate_core.facts import Change, Fact, SearchResult
 from memstate_core.hooks import _mapping
 from memstate_core.protocols import Scope
 from memstate_langchain._vectorstore_filters import FilterLanguage, language_of
-from memstate_langchain._vectorstores import listing_of, realm_of
+from memstate_langchain._vectorstores import inner_product_similarity, listing_of, realm_of
 
 FACT_ID: Final = "memstate_fact_id"
 
@@ -197,14 +197,15 @@ class _VectorStoreHook:
     async def _nearest(self, query: str, limit: int, written: Any) -> list[_Scored]:
         """The nearest entries, best first, with similarities."""
         options = {} if written is None else {"filter": written}
-        if self._similarity_fn is None:
+        similarity_fn = self._similarity_fn or inner_product_similarity(self.vectorstore)
+        if similarity_fn is None:
             answer = await self._call("_similarity_search_with_relevance_scores", query, k=limit, **options)
         else:
             raw = await self._call("similarity_search_with_score", query, k=limit, **options)
-            answer = [(document, self._similarity_fn(score)) for document, score in raw]
+            answer = [(document, similarity_fn(score)) for document, score in raw]
         found: list[_Scored] = []
         for document, score in answer:
-            # The relevance of an inner product rises and falls; the order of the index is what holds.
+            # A relevance may rise where a similarity falls; the order of the index is what holds.
             found.append(_Scored(document, min(float(score), found[-1].score if found else math.inf)))
         return found
 

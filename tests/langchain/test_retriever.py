@@ -60,6 +60,7 @@ async def test_it_is_confined_to_sessions_and_types(store: Face) -> None:
     assert await found(thread("u"), session="thread_id", long_term=True) == {"oil", "water"}
     assert await found(thread("t"), session=lambda config: "u") == {"oil"}
     assert await found(types=["allergy"]) == {"oil"}
+    assert ids(await MemStateRetriever(store=store.store, types=["allergy"] * 2).ainvoke("tea")) == ["oil"]
     assert await found(types=["allergy", "preference"], session_id="t") == {"tea", "coffee"}
     assert await found(filters={"topic": "coffee"}) == {"coffee"}
     assert await found(score_threshold=2.0) == set()
