@@ -138,7 +138,7 @@ def _save(memory: _Memory, schema: Schema) -> MemoryTool:
     typename, definition = schema.typename, schema.definition
 
     async def save(store: Face, acting: Acting, arguments: dict[str, Any]) -> Result:
-        fact = Fact(typename, arguments)
+        fact = Fact(typename, arguments, source="agent")
         fact_id = await store.commit(fact, session_id=acting.session_id, actor=acting.actor, reason="saved by a tool")
         return _result({"saved": fact_id, "type": typename})
 

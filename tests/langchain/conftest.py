@@ -5,15 +5,15 @@ from __future__ import annotations
 import asyncio
 import inspect
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
 import chromadb
 import pytest
+import pytest_asyncio
 import sqlalchemy as sa
 from chromadb.config import Settings
 from langchain_chroma import Chroma
-from langchain_core.embeddings import Embeddings
 from langchain_core.vectorstores import InMemoryVectorStore
 from langchain_postgres import PGVector
 from langchain_qdrant import QdrantVectorStore
@@ -21,10 +21,10 @@ from qdrant_client import QdrantClient, models
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
-from memstate_core import LexicalEmbedder
+from tests.conformance.conftest import FACTORIES
+from tests.langchain.stores import async_store, sync_store
+from tests.langchain.words import DIMENSIONS, Words
 from tests.servers import Databases
-
-DIMENSIONS = 64
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -38,25 +38,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 _numbers = itertools.count(1)
-
-
-class Words(Embeddings):
-    """Embeddings that share words share directions."""
-
-    def __init__(self) -> None:
-        self._embedder = LexicalEmbedder(DIMENSIONS)
-
-    def embed_documents(self, texts: list[str]) -> list[list[float]]:
-        return [list(map(float, vector)) for vector in self._embedder(texts)]
-
-    def embed_query(self, text: str) -> list[float]:
-        return self.embed_documents([text])[0]
-
-    async def aembed_documents(self, texts: list[str]) -> list[list[float]]:
-        return self.embed_documents(texts)
-
-    async def aembed_query(self, text: str) -> list[float]:
-        return self.embed_query(text)
 
 
 # From the name of an index, which is new for a new name, to a vector store on it.
@@ -105,3 +86,13 @@ def _qdrant(prefix: str) -> Iterator[MakeVectorStore]:
 
     yield make
     client.close()
+
+
+@pytest_asyncio.fixture(params=[kind for kind in FACTORIES if not kind.startswith("sqlite-memory")])
+async def store(request: pytest.FixtureRequest) -> AsyncIterator[Any]:
+    """A store with an index, on every storage."""
+    make, kind = FACTORIES[request.param]
+    storages = make(kind, request)
+    storage: Any = storages.new()
+    yield async_store(storage) if storage.is_async else sync_store(storage)
+    await storages.aclose()

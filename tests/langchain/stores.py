@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field, field_validator
 
 from memstate_core import AsyncInMemoryStorage, AsyncMemoryStore, Constraint, InMemoryStorage, MemoryStore
 from memstate_langchain import AsyncVectorStoreHook, VectorStoreHook
-from tests.langchain.conftest import Words
+from tests.langchain.words import Words
 
 
 class Preference(BaseModel):

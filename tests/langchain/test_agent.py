@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
-import pytest_asyncio
 from langchain.agents import create_agent
 from langchain_core.messages import AIMessage, BaseMessage, HumanMessage, SystemMessage
 from langgraph.checkpoint.memory import InMemorySaver
 
 from memstate_core import Fact
-from memstate_core.testing import StorageFactory
 from memstate_core.testing.face import Face
 from memstate_langchain import MemStateMiddleware, MemStateRetriever, memory_tools
 from memstate_langchain.middleware import CLOSING, OPENING
 from memstate_langgraph import MemStateCheckpointer
-from tests.conformance.conftest import FACTORIES
 from tests.langchain.scripted import Scripted, calls
 from tests.langchain.stores import async_store, sync_store, thread
 
@@ -74,13 +71,9 @@ def recalled(messages: Sequence[BaseMessage]) -> list[dict[str, Any]]:
     return [json.loads(line) for line in lines]
 
 
-@pytest_asyncio.fixture(params=[kind for kind in FACTORIES if not kind.startswith("sqlite-memory")])
-async def agent(request: pytest.FixtureRequest) -> AsyncIterator[Agent]:
-    make, kind = FACTORIES[request.param]
-    storages: StorageFactory = make(kind, request)
-    storage: Any = storages.new()
-    yield Agent(async_store(storage) if storage.is_async else sync_store(storage))
-    await storages.aclose()
+@pytest.fixture
+def agent(store: Any) -> Agent:
+    return Agent(store)
 
 
 @pytest.fixture(params=[sync_store, async_store])

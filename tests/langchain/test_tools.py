@@ -58,7 +58,7 @@ async def test_a_memory_is_kept_with_them(box: Toolbox) -> None:
     fact_id = saved["saved"]
     fact = await box.store.get(fact_id)
     assert fact["payload"] == {"topic": "tea", "opinion": "likes green tea", "strength": 3}
-    assert fact["session_id"] == "t"
+    assert (fact["session_id"], fact["source"]) == ("t", "agent")
     again = await box.call("save_preference", topic="tea", opinion="likes black tea")
     assert again["saved"] == fact_id
     updated = await box.call("update_preference", fact_id=fact_id, strength=5)

@@ -21,7 +21,7 @@ from memstate_core import (
 )
 from memstate_core.testing.face import Face
 from memstate_langchain import AsyncVectorStoreHook, MemStateVectorStore, VectorStoreHook
-from tests.langchain.conftest import Words
+from tests.langchain.words import Words
 
 
 def sync_store(embedding: Any = None) -> MemoryStore:

@@ -20,7 +20,8 @@ from memstate_core import Fact, HookError, InMemoryStorage, MemoryStore, NativeF
 from memstate_core.facts import Change
 from memstate_core.protocols import Scope
 from memstate_langchain import VectorStoreHook
-from tests.langchain.conftest import MakeVectorStore, Words
+from tests.langchain.conftest import MakeVectorStore
+from tests.langchain.words import Words
 
 
 class Strict(VectorStore):
