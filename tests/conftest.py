@@ -58,7 +58,15 @@ _STORAGES = (
     "values",
 )
 _FLAVOURED = ("-sync", "-async")
-_UNWATCHED = ("faults", "schedules", "langgraph", "demo/test_locomo.py", "test_benchmarks.py", "test_fault_matrix.py")
+_UNWATCHED = (
+    "faults",
+    "schedules",
+    "langchain",
+    "langgraph",
+    "demo/test_locomo.py",
+    "test_benchmarks.py",
+    "test_fault_matrix.py",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -36,6 +36,9 @@ NEEDY = (
     ("memstate.backends.redis", "redis", "redis"),
     ("memstate.integrations.langgraph", "langgraph", "langgraph"),
     ("memstate_langgraph", "langgraph", "langgraph"),
+    ("memstate.integrations.langchain", "langchain_core", "langchain"),
+    ("memstate_langchain", "langchain_core", "langchain"),
+    ("memstate_langchain.middleware", "langchain", "langchain"),
     ("memstate_core.testing", "hypothesis", "dev"),
 )
 
@@ -113,6 +116,14 @@ class TestWheel:
 @pytest.mark.parametrize("package", ["memstate", "memstate_core", "memstate.backends", "memstate.integrations"])
 def test_importing_a_root_imports_no_vendor(package: str) -> None:
     finished = python(f"import sys, {package}; print(*sorted({set(VENDORS)!r} & set(sys.modules)))")
+    assert finished.returncode == 0, finished.stderr
+    assert finished.stdout.strip() == ""
+
+
+def test_langchain_comes_alone() -> None:
+    """Without its agents, which take long to import, and without the vendors of vector stores."""
+    others = (set(VENDORS) | {"langchain", "langchain_chroma"}) - {"langchain_core", "numpy", "opentelemetry"}
+    finished = python(f"import sys, memstate_langchain; print(*sorted({others!r} & set(sys.modules)))")
     assert finished.returncode == 0, finished.stderr
     assert finished.stdout.strip() == ""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from memstate_core._bridge import Runtime
 from memstate_core.facts import Change, Fact
@@ -12,6 +12,9 @@ from memstate_core.hooks.callables import AsyncCallableHook, CallableHook
 
 # When a hook is told: in the commit, which fails with it, or by a worker afterwards.
 DeliveryMode = Literal["commit", "deferred"]
+
+# Types that begin with this are what integrations keep for themselves: no memory to be searched.
+INTERNAL: Final = "memstate:"
 
 
 class HookAdapter:
@@ -65,7 +68,10 @@ class HookAdapter:
         return self if self.successor is None else await self.successor.latest(runtime)
 
     def wants(self, typename: str) -> bool:
-        return self.target_types is None or typename in self.target_types
+        """Of what integrations keep for themselves, only a hook that names it is told."""
+        if self.target_types is None:
+            return not typename.startswith(INTERNAL)
+        return typename in self.target_types
 
     def takes(self, native: Any) -> bool:
         """Whether a search may be given this filter in the index's own language."""
@@ -73,8 +79,6 @@ class HookAdapter:
 
     def wanted(self, changes: Sequence[Change]) -> list[Change]:
         """The changes as the hook is told of them: facts of types that it does not want do not exist for it."""
-        if self.target_types is None:
-            return list(changes)
         seen = (Change(change.fact_id, self._seen(change.before), self._seen(change.after)) for change in changes)
         return [change for change in seen if change.before is not None or change.after is not None]
 

@@ -1,0 +1,33 @@
+"""MemState for LangChain; needs the extra ``memstate[langchain]``."""
+
+from typing import TYPE_CHECKING
+
+from memstate_langchain import (
+    AsyncVectorStoreHook,
+    MemoryTool,
+    MemStateByteStore,
+    MemStateChatMessageHistory,
+    MemStateRetriever,
+    MemStateStore,
+    MemStateVectorStore,
+    StoredDocument,
+    VectorStoreHook,
+    memory_tools,
+)
+from memstate_langchain import __getattr__ as __getattr__  # noqa: PLC0414 - for others to find it here
+
+if TYPE_CHECKING:  # imported when it is asked for
+    from memstate_langchain import MemStateMiddleware as MemStateMiddleware  # noqa: PLC0414
+
+__all__ = [
+    "AsyncVectorStoreHook",
+    "MemStateByteStore",
+    "MemStateChatMessageHistory",
+    "MemStateRetriever",
+    "MemStateStore",
+    "MemStateVectorStore",
+    "MemoryTool",
+    "StoredDocument",
+    "VectorStoreHook",
+    "memory_tools",
+]
