@@ -12,7 +12,7 @@ from memstate_core.errors import StorageError
 from memstate_core.protocols import StorageTransaction
 from memstate_langgraph import _keys as keys
 from memstate_langgraph._codec import Codec, StoredCheckpoint, StoredTask
-from memstate_langgraph._lists import ListVersion, items_of
+from memstate_langgraph._lists import ListVersion, version_of
 from memstate_langgraph._places import config_of
 
 # Fewer versions of a list are read one by one, more by one scan.
@@ -164,8 +164,7 @@ class Reader:
         for one in reversed(behind):
             record = self._codec.as_list(self._contents[one])
             assert record is not None
-            base = self.lists[record.base].items if record.base is not None else ()
-            self.lists[one] = ListVersion(one, items_of(record, base), record.lowest, record.depth, record.stored)
+            self.lists[one] = version_of(one, record, self.lists[record.base] if record.base is not None else None)
         return self.lists[key]
 
     async def _read_between(self, lowest: str, key: str) -> None:

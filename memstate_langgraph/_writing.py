@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 from typing import Any
 
 import ormsgpack
@@ -13,7 +14,8 @@ from memstate_core.protocols import RecordWrite, StorageTransaction
 from memstate_langgraph import _keys as keys
 from memstate_langgraph._cache import Cache
 from memstate_langgraph._codec import Codec
-from memstate_langgraph._lists import ListVersion, fingerprint_of, next_version
+from memstate_langgraph._fingerprint import Fingerprint, fingerprint_of
+from memstate_langgraph._lists import ListVersion, next_version
 from memstate_langgraph._reading import Reader, generation_of
 
 
@@ -56,7 +58,7 @@ class Put:
         self._channels = keys.channels(thread_id)
         one = codec.checkpoint(thread_id, checkpoint_ns, parent_id, checkpoint, metadata)
         self._records: list[RecordWrite] = []
-        self._lists: dict[str, tuple[str, tuple[bytes, ...], bytes | None]] = {}
+        self._lists: dict[str, tuple[str, tuple[bytes, ...], Fingerprint | None]] = {}
         new = [channel for channel in one.stored if channel in new_versions]
         known = self._cache.generation(thread_id)
         for channel in new:
@@ -75,18 +77,25 @@ class Put:
     def _record(self, key: str, content: Sequence[Any]) -> RecordWrite:
         return RecordWrite(self._channels, key, self._codec.seal.close(self._channels, key, content))
 
-    def _items(self, values: Sequence[Any], base: ListVersion | None) -> tuple[tuple[bytes, ...], bytes | None]:
-        """The values as stored, and their fingerprint; what the base begins with is not encoded again."""
+    def _items(
+        self, values: list[Any], base: ListVersion | None
+    ) -> tuple[tuple[bytes, ...], Fingerprint | None]:
+        """The values as stored, and their fingerprint; those that are as the base has them are not encoded again."""
+        known = base.fingerprint if base is not None else None
+        if base is None or known is None:
+            fingerprint = fingerprint_of(values)
+            return self._codec.items(values), fingerprint
+        if known.fits(values):
+            new = values[len(base.items) :]
+            if not new:
+                return base.items, known
+            fingerprint = fingerprint_of(new)
+            return base.items + self._codec.items(new), known.joined(fingerprint) if fingerprint is not None else None
         fingerprint = fingerprint_of(values)
-        if (
-            fingerprint is not None
-            and base is not None
-            and base.fingerprint is not None
-            and len(base.items) <= len(values)
-            and fingerprint.startswith(base.fingerprint)
-        ):
-            return base.items + self._codec.items(values[len(base.items) :]), fingerprint
-        return self._codec.items(values), fingerprint
+        unchanged = known.unchanged(values)
+        changed = iter(self._codec.items([value for value, is_same in zip_longest(values, unchanged) if not is_same]))
+        items = [item if is_same else next(changed) for item, is_same in zip(base.items, unchanged, strict=False)]
+        return (*items, *changed), fingerprint
 
     def _remembered(self, generation: bytes | None, channel: str) -> ListVersion | None:
         """The version that the parent had, if this process knows it."""

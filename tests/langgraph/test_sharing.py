@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import inspect
+from copy import deepcopy
 from typing import Annotated, Any, TypedDict
 
 import pytest
-from langchain_core.messages import AIMessage, HumanMessage, RemoveMessage
+from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage, RemoveMessage
 from langgraph.channels.delta import DeltaChannel
 from langgraph.graph import END, START, StateGraph
 from langgraph.graph.message import add_messages
 
 from memstate import InMemoryStorage, MemoryStore
 from memstate_langgraph import MemStateCheckpointer
-from memstate_langgraph._lists import ListVersion, fingerprint_of, items_of, next_version, pieces_of
+from memstate_langgraph._fingerprint import fingerprint_of
+from memstate_langgraph._lists import ListVersion, next_version, pieces_of, version_of
 from tests.langgraph.conftest import Makes
 
 
 class State(TypedDict):
     messages: Annotated[list[Any], add_messages]
+
+
+USAGE: Any = {"input_tokens": 1, "output_tokens": 2, "total_tokens": 3}
 
 
 def chat(checkpointer: Any, answer: Any = None) -> Any:
@@ -148,31 +153,74 @@ class TestLists:
             [b"a", b"a", b"b", b"x", b"x", b"c"],
             [b"a", b"b", b"c", b"d", b"e", b"f"],
         ):
-            version, record = next_version("2", tuple(items), ListVersion("1", tuple(base), "1", 1, 4), None)
-            known = base if record.base is not None else []
-            assert items_of(record, known) == version.items == tuple(items)
+            known = ListVersion("1", tuple(base), 4, "1", 1, 4)
+            version, record = next_version("2", tuple(items), known, None)
+            again = version_of("2", record, known if record.base is not None else None)
+            assert again == version
+            assert (version.items, version.size) == (tuple(items), len(items))
         assert pieces_of([*base, b"e"], base) == [(0, 4), b"e"]
         assert pieces_of([b"a", b"x", b"c", b"d"], base) == [(0, 1), b"x", (2, 2)]
 
-    def test_a_fingerprint_tells_what_is_stored_otherwise(self) -> None:
-        one = HumanMessage("a", id="1")
-        prints = [
-            fingerprint_of([value])
-            for value in (
-                one,
-                HumanMessage("b", id="1"),
-                AIMessage("a", id="1"),
-                HumanMessage("a", id="1", extra=1),
-                HumanMessage("a", id="1", additional_kwargs={"x": 1}),
-                {"content": "a"},
-                "a",
-            )
-        ]
-        assert None not in prints
-        assert len(set(prints)) == len(prints)
-        assert fingerprint_of([one, "x"]).startswith(fingerprint_of([one]))  # type: ignore[union-attr, arg-type]
+    @pytest.mark.parametrize(
+        "change",
+        [
+            lambda one: setattr(one, "content", "other"),
+            lambda one: setattr(one, "name", "n"),
+            lambda one: setattr(one, "content", ["text"]),
+            lambda one: setattr(one, "extra", "x"),
+            lambda one: one.additional_kwargs.update(x="y"),
+            lambda one: one.response_metadata.update(x=1),
+            lambda one: one.tool_calls.append({"name": "n", "args": {}, "id": "1", "type": "tool_call"}),
+            lambda one: setattr(one, "__class__", AIMessageChunk),
+            lambda one: one.__init__("other"),
+        ],
+    )
+    @pytest.mark.parametrize("place", [0, 1])
+    def test_a_message_that_is_changed_in_place_is_seen(self, place: int, change: Any) -> None:
+        values = [AIMessage("a", id="1"), AIMessage("b", id="2", usage_metadata=USAGE), AIMessage("c", id="3")]
+        seen = fingerprint_of(values)
+        assert seen is not None
+        assert seen.fits(values)
+        assert seen.fits([*values, HumanMessage("more")])
+        assert seen.fits(deepcopy(values))
+        assert not seen.fits(values[:2])
+        change(values[place])
+        assert not seen.fits(values)
+        assert seen.unchanged(values) == [place != 0, False, True]
+
+    def test_what_is_equal_and_stored_otherwise_is_no_match(self) -> None:
+        def of(*values: Any) -> Any:
+            return [AIMessage("", additional_kwargs={"x": one}) for one in values]
+
+        for one, other in ((1, True), (1, 1.0), (0.0, -0.0), ({"a": 1, "b": 2}, {"b": 2, "a": 1}), ([1], [True])):
+            for values, others in ((of(one), of(other)), ([one], [other]), (of("x", one), of("x", other))):
+                seen = fingerprint_of(values)
+                assert seen is not None
+                assert seen.fits(values)
+                assert not seen.fits(others)
+        seen = fingerprint_of([AIMessage("", extra=1)])
+        assert seen is not None
+        assert not seen.fits([AIMessage("", extra=True)])
+
+    def test_a_fingerprint_goes_on(self) -> None:
+        values: list[Any] = ["x", AIMessage("a", usage_metadata=USAGE), {"a": 1}, HumanMessage("b"), None, 2]
+        values += [AIMessage(str(number), usage_metadata=USAGE) for number in range(20)]
+        whole = fingerprint_of(values)
+        for count in (1, 3, 5, 12):
+            first, second = fingerprint_of(values[:count]), fingerprint_of(values[count:])
+            assert first is not None
+            assert second is not None
+            assert first.joined(second) == whole
+            assert first.fits(values)
+            assert first.joined(second).fits(deepcopy(values))
+
+    def test_of_some_values_there_is_no_fingerprint(self) -> None:
         assert fingerprint_of([{1, 2}]) is None
         assert fingerprint_of([(1, 2)]) is None
+        assert fingerprint_of([HumanMessage("a", extra={1, 2})]) is None
+        seen = fingerprint_of([HumanMessage("a")])
+        assert seen is not None
+        assert not seen.fits([HumanMessage("a", extra={1})])
 
 
 class Counted(TypedDict):
