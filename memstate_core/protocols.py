@@ -269,6 +269,10 @@ class StorageTransaction(Protocol):
     # Records
     async def record(self, collection: str, key: str) -> bytes | None: ...
 
+    async def records(self, wanted: Sequence[tuple[str, str]]) -> dict[tuple[str, str], bytes]:
+        """Those of some records that there are, by (collection, key), as one question."""
+        ...
+
     async def scan(
         self,
         collection: str,

@@ -20,6 +20,7 @@ from memstate_core.engine import Engine
 from memstate_core.errors import ValidationFailed
 from memstate_core.protocols import Batch, RecordWrite, StorageTransaction
 from memstate_langgraph import _keys as keys
+from memstate_langgraph._ahead import read_ahead
 from memstate_langgraph._cache import Cache
 from memstate_langgraph._codec import Codec, StoredCheckpoint, StoredTask
 from memstate_langgraph._listing import Listing
@@ -69,9 +70,12 @@ class Saver:
 
         await self.rewinder.updating(config, checkpoint, metadata)
 
+        places = [put.thread, *self.rewinder.asked(place)]
+
         async def work(tx: StorageTransaction) -> None:
-            records = await put.records(tx)
-            records += await self.rewinder.stored(tx, config, checkpoint["id"])
+            ahead = await read_ahead(tx, places)
+            records = await put.records(ahead)
+            records += await self.rewinder.stored(ahead, config, checkpoint["id"])
             await tx.write(Batch(records=records))
 
         await self._write(work)
@@ -106,7 +110,7 @@ class Saver:
         await self.rewinder.begins(config)
 
         async def work(tx: StorageTransaction) -> tuple[CheckpointTuple, Reader, bytes | None] | None:
-            reader = Reader(tx, codec, place.thread_id)
+            reader = Reader(tx, codec, place.thread_id, cache=self._cache)
             one = await reader.checkpoint(place.checkpoint_ns, place.checkpoint_id)
             if one is None:
                 return None
@@ -145,7 +149,7 @@ class Saver:
         )
         for channel, version in checkpoint["channel_versions"].items():
             one = reader.known_list(place.checkpoint_ns, channel, version)
-            if one is not None:
+            if one is not None and self._cache.list_version(generation, place.thread_id, one.key) is not one:
                 self._cache.keep_list(generation, place.thread_id, one)
 
     def listing(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from itertools import zip_longest
-from typing import Any
+from typing import Any, Final
 
 import ormsgpack
 from langgraph.checkpoint.base import ChannelVersions, Checkpoint, CheckpointMetadata
@@ -56,6 +56,7 @@ class Put:
         self._versions: Mapping[str, Any] = dict(checkpoint["channel_versions"])
         self._checkpoint_id = checkpoint["id"]
         self._channels = keys.channels(thread_id)
+        self.thread: Final = (keys.THREADS, keys.thread(thread_id))
         one = codec.checkpoint(thread_id, checkpoint_ns, parent_id, checkpoint, metadata)
         self._records: list[RecordWrite] = []
         self._lists: dict[str, tuple[str, tuple[bytes, ...], Fingerprint | None]] = {}
@@ -112,7 +113,7 @@ class Put:
     async def records(self, tx: StorageTransaction) -> list[RecordWrite]:
         """What is to be written, on what is there now."""
         records = list(self._records)
-        generation = generation_of(await tx.record(keys.THREADS, keys.thread(self._thread_id)))
+        generation = generation_of(await tx.record(*self.thread))
         generation = generation or new_generation(self._thread_id)[0]
         records.append(thread_record(self._thread_id, generation, self._checkpoint_id))
         reader = Reader(tx, self._codec, self._thread_id)

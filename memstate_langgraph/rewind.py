@@ -343,6 +343,12 @@ class Rewinder:
 
     # Storing
 
+    def asked(self, place: Place) -> list[tuple[str, str]]:
+        """The records that :meth:`stored` will look at, so that they can be read together with others."""
+        if self.mode == "off" or place.checkpoint_ns:
+            return []
+        return Line.records(place.thread_id, place.checkpoint_id)
+
     async def stored(self, tx: StorageTransaction, config: RunnableConfig, checkpoint_id: str) -> list[RecordWrite]:
         """The records that a new checkpoint is stored with: where the memory stands at it."""
         if self.mode == "off":

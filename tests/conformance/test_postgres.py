@@ -979,7 +979,7 @@ async def test_what_was_only_read_is_as_it_was_when_the_rest_is_written(url: str
 
         async def work(tx: Any) -> None:
             found = await tx.facts(["read", "written"])
-            record = await tx.record("c", "k")
+            record = (await tx.records([("c", "k"), ("c", "none")])).get(("c", "k"))
             runs.append(found["read"].version)
             if len(runs) == 1:
                 await twin.put(fact("read", 2))

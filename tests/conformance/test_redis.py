@@ -920,6 +920,7 @@ class TestRaces:
             "a savepoint": (lambda tx: tx.savepoint("s", "here"), lambda: other.savepoint("s", "here")),
             "the history": (lambda tx: tx.history(), lambda: fact_in("s", "h")),
             "a record": (lambda tx: tx.record("c", "k"), lambda: other.put_record("c", "k", b"")),
+            "some records": (lambda tx: tx.records([("c", "k")]), lambda: other.put_record("c", "k", b"x")),
             "records": (lambda tx: tx.scan("c"), lambda: other.put_record("c", "l", b"")),
             "a claim": (lambda tx: tx.claims(["fact:x"]), lambda: claim("fact:x")),
             "all claims": (lambda tx: tx.claims(), lambda: claim("fact:y")),

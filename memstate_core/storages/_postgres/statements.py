@@ -209,6 +209,20 @@ _RECORDS: Final = sa.select(RECORDS.c.key, RECORDS.c.value).where(
     _of_namespace(RECORDS), RECORDS.c.collection == _value("collection")
 )
 RECORD: Final = compiled(_RECORDS.where(RECORDS.c.key == _value("key")))
+_places: Final = (
+    sa.func.json_to_recordset(_json("record_pairs"))
+    .table_valued(sa.column("collection", sa.Text), sa.column("key", sa.Text), name="wanted")
+    .render_derived(with_types=True)
+)
+RECORDS_OF: Final = compiled(
+    sa.select(RECORDS.c.collection, RECORDS.c.key, RECORDS.c.value).join_from(
+        _places,
+        RECORDS,
+        sa.and_(
+            _of_namespace(RECORDS), RECORDS.c.collection == _places.c.collection, RECORDS.c.key == _places.c.key
+        ),
+    )
+)
 
 
 @functools.lru_cache(maxsize=64)

@@ -274,6 +274,14 @@ class ReadTransaction:
         rows = await self._ask(sql.RECORD, collection=key_of(collection), key=key)
         return bytes(rows[0][1]) if rows else None
 
+    async def records(self, wanted: Sequence[tuple[str, str]]) -> dict[tuple[str, str], bytes]:
+        places = {(key_of(collection), key): (collection, key) for collection, key in wanted}
+        if not places:
+            return {}
+        pairs = [{"collection": collection, "key": key} for collection, key in places]
+        rows = await self._ask(sql.RECORDS_OF, record_pairs=pairs)
+        return {places[collection, key]: bytes(value) for collection, key, value in rows}
+
     async def scan(
         self,
         collection: str,
@@ -407,6 +415,12 @@ class WriteTransaction(ReadTransaction):
         value = await super().record(collection, key)
         self.ground.records.setdefault((collection, key), value)
         return value
+
+    async def records(self, wanted: Sequence[tuple[str, str]]) -> dict[tuple[str, str], bytes]:
+        found = await super().records(wanted)
+        for place in wanted:
+            self.ground.records.setdefault(place, found.get(place))
+        return found
 
     async def claims(self, keys: Sequence[str] | None = None) -> list[Claim]:
         found = await super().claims(keys)

@@ -537,6 +537,17 @@ class RedisTransaction:
         (raw,) = await self._fields(self._keys.records, [record_field(collection, key)])
         return raw
 
+    async def records(self, wanted: Sequence[tuple[str, str]]) -> dict[tuple[str, str], bytes]:
+        self.strict = True
+        raws: list[bytes | None] = []
+        fields = [record_field(*place) for place in wanted]
+        if self._stamped:
+            raws = await self._fields(self._keys.records, fields)
+        else:
+            for some in _chunks(fields):
+                raws += await self._server.plain("HMGET", self._keys.records, *_encoded(some))
+        return {place: raw for place, raw in zip(wanted, raws, strict=True) if raw is not None}
+
     async def scan(
         self,
         collection: str,

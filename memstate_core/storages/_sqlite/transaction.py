@@ -242,6 +242,10 @@ class SQLiteTransaction:
         ).fetchone()
         return None if row is None else row[0]
 
+    async def records(self, wanted: Sequence[tuple[str, str]]) -> dict[tuple[str, str], bytes]:
+        found = [(place, await self.record(*place)) for place in wanted]
+        return {place: value for place, value in found if value is not None}
+
     async def scan(
         self,
         collection: str,
