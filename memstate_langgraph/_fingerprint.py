@@ -8,8 +8,7 @@ containers, whose order counts) by its fields as bytes.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from itertools import compress
+from collections.abc import Sequence
 from operator import attrgetter
 from typing import Any, Final, NamedTuple
 
@@ -37,49 +36,49 @@ _are_messages: Final[dict[type, bool]] = {}
 class Fingerprint(NamedTuple):
     """What the items of a list were.
 
-    ``fields`` has copies where ``is_rich`` says no, and else the items' own fields, which ``packed`` has as bytes.
-    ``is_plain``: some items are no messages, and stand for their own fields.
+    ``fields`` has copies, but in the places in ``rich`` the items' own fields, which ``packed`` has as bytes, with what
+    else was put into the items. ``is_plain``: some items are no messages, and stand for their own fields.
     """
 
     kinds: list[type]
     fields: list[Any]
-    extras: list[Any]
-    is_rich: list[bool]
+    rich: list[int]
     packed: bytes
     is_plain: bool
 
     def fits(self, values: Sequence[Any]) -> bool:
         """Whether a list begins with these items, none of which has changed."""
-        count = len(self.kinds)
-        head = values[:count]
+        head = values[: len(self.kinds)]
         if list(map(type, head)) != self.kinds:
             return False
-        fields, extras = _looked_at(head, self.is_plain)
+        fields = _fields(head, self.is_plain)
         try:
-            return (
-                fields == self.fields
-                and extras == self.extras
-                and self.packed == _packed(fields, extras, self.is_rich)
-            )
+            if fields != self.fields:
+                return False
+            if not self.rich and not self.is_plain:
+                return not any(map(_extra_of, head))
+            extras = _extras(head)
+            if any(map(extras.__getitem__, set(range(len(head))).difference(self.rich))):
+                return False
+            return self.packed == _packed(fields, extras, self.rich)
         except Exception:  # whatever comparing or packing what was put in raises, it is not what it was
             return False
 
     def unchanged(self, values: Sequence[Any]) -> list[bool]:
         """For each value, whether it is known to be what the item in its place was; rich ones are not looked into."""
-        return [
-            not rich and type(value) is kind and _is(value, kind, fields, extra)
-            for value, kind, fields, extra, rich in zip(
-                values, self.kinds, self.fields, self.extras, self.is_rich, strict=False
-            )
-        ]
+        found = list(map(_is, values, self.kinds, self.fields))
+        for place in self.rich:
+            if place < len(found):
+                found[place] = False
+        return found
 
     def joined(self, other: Fingerprint) -> Fingerprint:
         """That of a list that goes on with other items."""
+        count = len(self.kinds)
         return Fingerprint(
             self.kinds + other.kinds,
             self.fields + other.fields,
-            self.extras + other.extras,
-            self.is_rich + other.is_rich,
+            self.rich + [count + place for place in other.rich],
             self.packed + other.packed,
             self.is_plain or other.is_plain,
         )
@@ -92,17 +91,16 @@ def fingerprint_of(values: Sequence[Any]) -> Fingerprint | None:
     """
     kinds = list(map(type, values))
     is_plain = not all(map(_is_message, kinds))
-    fields, extras = _looked_at(values, is_plain)
-    known = [None if extra else _copy(kind, one) for kind, one, extra in zip(kinds, fields, extras, strict=True)]
-    is_rich = [one is None for one in known]
+    fields, extras = _fields(values, is_plain), _extras(values)
+    copies = [None if extra else _copy(kind, one) for kind, one, extra in zip(kinds, fields, extras, strict=True)]
+    rich = [place for place, copy in enumerate(copies) if copy is None]
     try:
-        packed = _packed(fields, extras, is_rich)
+        packed = _packed(fields, extras, rich)
     except TypeError:
         return None
-    fields = [one if copy is None else copy for one, copy in zip(fields, known, strict=True)]
-    # Empty ones are filled in place.
-    extras = [_NOTHING[dict] if extra == {} else extra for extra in extras]
-    return Fingerprint(kinds, fields, extras, is_rich, packed, is_plain)
+    for place in rich:
+        copies[place] = fields[place]
+    return Fingerprint(kinds, copies, rich, packed, is_plain)
 
 
 def _is_message(kind: type) -> bool:
@@ -112,15 +110,16 @@ def _is_message(kind: type) -> bool:
     return found
 
 
-def _looked_at(values: Sequence[Any], is_plain: bool) -> tuple[list[Any], list[Any]]:
-    """The fields of values, and what else was put into them; what is no message stands for itself."""
-    if not is_plain:
-        return list(map(_fields_of, values)), list(map(_extra_of, values))
-    are_messages = [_is_message(type(value)) for value in values]
-    return (
-        [_fields_of(value) if is_message else value for value, is_message in zip(values, are_messages, strict=True)],
-        [_extra_of(value) if is_message else None for value, is_message in zip(values, are_messages, strict=True)],
-    )
+def _fields(values: Sequence[Any], is_plain: bool) -> list[Any]:
+    """The fields of values; what is no message stands for itself."""
+    if is_plain:
+        return [_fields_of(value) if _is_message(type(value)) else value for value in values]
+    return list(map(_fields_of, values))
+
+
+def _extras(values: Sequence[Any]) -> list[Any]:
+    """What was put into messages that is none of their fields."""
+    return [_extra_of(value) if _is_message(type(value)) else None for value in values]
 
 
 def _copy(kind: type, fields: Any) -> Any:
@@ -140,23 +139,23 @@ def _copy(kind: type, fields: Any) -> Any:
     return copy
 
 
-def _packed(fields: Iterable[Any], extras: Iterable[Any], is_rich: Sequence[bool]) -> bytes:
+def _packed(fields: Sequence[Any], extras: Sequence[Any], rich: Sequence[int]) -> bytes:
     """The rich ones among the fields as bytes, that of a list beginning with those of its beginnings.
 
     :raises TypeError: they have something in them that is no plain data.
     """
-    if True not in is_rich:
+    if not rich:
         return b""
-    rich = zip(compress(fields, is_rich), compress(extras, is_rich), strict=True)
-    flat = [part for pair in rich for part in pair]
+    flat = [part for place in rich for part in (fields[place], extras[place])]
     packed = ormsgpack.packb(flat, option=_EXACT)
     return packed[1 if len(flat) < 16 else 3 if len(flat) < 65536 else 5 :]
 
 
-def _is(value: Any, kind: type, fields: Any, extra: Any) -> bool:
+def _is(value: Any, kind: type, fields: Any) -> bool:
+    """Whether a value is what one that is not rich was."""
+    if type(value) is not kind:
+        return False
     try:
-        if not _is_message(kind):
-            return bool(value == fields)
-        return bool(_fields_of(value) == fields and _extra_of(value) == extra)
+        return bool(_fields_of(value) == fields and not _extra_of(value) if _is_message(kind) else value == fields)
     except Exception:
         return False

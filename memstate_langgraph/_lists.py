@@ -80,7 +80,7 @@ def next_version(
 ) -> tuple[ListVersion, ListRecord]:
     """A new version, and its record."""
     pieces = pieces_of(items, base.items if base is not None else ())
-    new = sum(len(piece) for piece in pieces if isinstance(piece, bytes))
+    new = sum([len(piece) for piece in pieces if isinstance(piece, bytes)])
     runs = [piece for piece in pieces if isinstance(piece, tuple)]
     if base is None or not runs:
         version = ListVersion(key, items, new, key, 1, new, fingerprint)

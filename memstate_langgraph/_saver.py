@@ -68,14 +68,14 @@ class Saver:
             new_versions,
         )
 
-        await self.rewinder.updating(config, checkpoint, metadata)
+        await self.rewinder.updating(place, config, checkpoint, metadata)
 
         places = [put.thread, *self.rewinder.asked(place)]
 
         async def work(tx: StorageTransaction) -> None:
             ahead = await read_ahead(tx, places)
             records = await put.records(ahead)
-            records += await self.rewinder.stored(ahead, config, checkpoint["id"])
+            records += await self.rewinder.stored(ahead, place, config, checkpoint["id"])
             await tx.write(Batch(records=records))
 
         await self._write(work)

@@ -78,9 +78,7 @@ class Put:
     def _record(self, key: str, content: Sequence[Any]) -> RecordWrite:
         return RecordWrite(self._channels, key, self._codec.seal.close(self._channels, key, content))
 
-    def _items(
-        self, values: list[Any], base: ListVersion | None
-    ) -> tuple[tuple[bytes, ...], Fingerprint | None]:
+    def _items(self, values: list[Any], base: ListVersion | None) -> tuple[tuple[bytes, ...], Fingerprint | None]:
         """The values as stored, and their fingerprint; those that are as the base has them are not encoded again."""
         known = base.fingerprint if base is not None else None
         if base is None or known is None:

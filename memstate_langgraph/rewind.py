@@ -349,11 +349,12 @@ class Rewinder:
             return []
         return Line.records(place.thread_id, place.checkpoint_id)
 
-    async def stored(self, tx: StorageTransaction, config: RunnableConfig, checkpoint_id: str) -> list[RecordWrite]:
+    async def stored(
+        self, tx: StorageTransaction, place: Place, config: RunnableConfig, checkpoint_id: str
+    ) -> list[RecordWrite]:
         """The records that a new checkpoint is stored with: where the memory stands at it."""
         if self.mode == "off":
             return []
-        place = Place(config)
         head = (await tx.position(place.thread_id)).head
         line = Line(tx, place.thread_id)
         if place.checkpoint_ns:
@@ -378,9 +379,10 @@ class Rewinder:
         ]
         return [line.contain(ns, checkpoint_id, content)] if content else []
 
-    async def updating(self, config: RunnableConfig, checkpoint: Checkpoint, metadata: CheckpointMetadata) -> None:
+    async def updating(
+        self, place: Place, config: RunnableConfig, checkpoint: Checkpoint, metadata: CheckpointMetadata
+    ) -> None:
         """Before ``update_state`` stores a checkpoint: the memory becomes what it was at the one that is updated."""
-        place = Place(config)
         if self.mode != "auto" or place.checkpoint_ns or runtime_in(config["configurable"]) is not None:
             return
         looks = [look for look in last_looks.get() if look.thread_id == place.thread_id]

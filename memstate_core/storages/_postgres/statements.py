@@ -218,9 +218,7 @@ RECORDS_OF: Final = compiled(
     sa.select(RECORDS.c.collection, RECORDS.c.key, RECORDS.c.value).join_from(
         _places,
         RECORDS,
-        sa.and_(
-            _of_namespace(RECORDS), RECORDS.c.collection == _places.c.collection, RECORDS.c.key == _places.c.key
-        ),
+        sa.and_(_of_namespace(RECORDS), RECORDS.c.collection == _places.c.collection, RECORDS.c.key == _places.c.key),
     )
 )
 
