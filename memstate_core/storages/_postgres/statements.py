@@ -209,18 +209,23 @@ _RECORDS: Final = sa.select(RECORDS.c.key, RECORDS.c.value).where(
     _of_namespace(RECORDS), RECORDS.c.collection == _value("collection")
 )
 RECORD: Final = compiled(_RECORDS.where(RECORDS.c.key == _value("key")))
-_places: Final = (
-    sa.func.json_to_recordset(_json("record_pairs"))
-    .table_valued(sa.column("collection", sa.Text), sa.column("key", sa.Text), name="wanted")
-    .render_derived(with_types=True)
-)
-RECORDS_OF: Final = compiled(
-    sa.select(RECORDS.c.collection, RECORDS.c.key, RECORDS.c.value).join_from(
-        _places,
-        RECORDS,
-        sa.and_(_of_namespace(RECORDS), RECORDS.c.collection == _places.c.collection, RECORDS.c.key == _places.c.key),
-    )
-)
+# So many records are looked for by one statement at most.
+MOST_RECORDS: Final = 8
+
+
+@functools.lru_cache(maxsize=8)
+def records(count: int) -> Statement:
+    """So many records by their keys, each by the index: a join would have the planner guess, and read the table."""
+    columns = RECORDS.c.collection, RECORDS.c.key, RECORDS.c.value
+    each = [
+        sa.select(*columns).where(
+            _of_namespace(RECORDS),
+            RECORDS.c.collection == _value(f"collection{number}"),
+            RECORDS.c.key == _value(f"key{number}"),
+        )
+        for number in range(count)
+    ]
+    return compiled(sa.union_all(*each))
 
 
 @functools.lru_cache(maxsize=64)

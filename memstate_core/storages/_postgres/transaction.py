@@ -276,11 +276,16 @@ class ReadTransaction:
 
     async def records(self, wanted: Sequence[tuple[str, str]]) -> dict[tuple[str, str], bytes]:
         places = {(key_of(collection), key): (collection, key) for collection, key in wanted}
-        if not places:
-            return {}
-        pairs = [{"collection": collection, "key": key} for collection, key in places]
-        rows = await self._ask(sql.RECORDS_OF, record_pairs=pairs)
-        return {places[collection, key]: bytes(value) for collection, key, value in rows}
+        found = {}
+        asked = list(places)
+        for start in range(0, len(asked), sql.MOST_RECORDS):
+            some = asked[start : start + sql.MOST_RECORDS]
+            values: dict[str, str] = {}
+            for number, (collection, key) in enumerate(some):
+                values[f"collection{number}"], values[f"key{number}"] = collection, key
+            for collection, key, value in await self._ask(sql.records(len(some)), **values):
+                found[places[collection, key]] = bytes(value)
+        return found
 
     async def scan(
         self,
