@@ -167,11 +167,6 @@ class Reader:
         records = await self.tx.scan(self._writes, start=start, end=end)
         return [self._codec.open_task(self._writes, *record) for record in records]
 
-    async def task(self, checkpoint_ns: str, checkpoint_id: str, task_id: str) -> StoredTask | None:
-        key = keys.task(checkpoint_ns, checkpoint_id, task_id)
-        record = await self.tx.record(self._writes, key)
-        return None if record is None else self._codec.open_task(self._writes, key, record)
-
     # Lists
 
     async def _content(self, key: str) -> list[Any] | None:

@@ -93,12 +93,15 @@ class Saver:
         collection = keys.writes(place.thread_id)
         key = keys.task(place.checkpoint_ns, checkpoint_id, task_id)
 
+        first = StoredTask(task_id, ()).merged(new)
+
         async def work(tx: StorageTransaction) -> None:
-            known = await Reader(tx, codec, place.thread_id).task(place.checkpoint_ns, checkpoint_id, task_id)
-            task = (known or StoredTask(task_id, ())).merged(new)
+            record = await tx.record(collection, key)
+            known = None if record is None else codec.open_task(collection, key, record)
+            task = first if known is None else known.merged(new)
             records = [RecordWrite(collection, key, codec.close_task(collection, key, task))]
             if task.has_finished and not (known is not None and known.has_finished):
-                records += await self.rewinder.finished(tx, config, task_id)
+                records += await self.rewinder.finished(tx, place, config, task_id)
             await tx.write(Batch(records=records))
 
         await self._write(work)

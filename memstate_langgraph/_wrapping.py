@@ -112,7 +112,7 @@ class Wrapped:
                 return
 
         async def work(tx: StorageTransaction) -> None:
-            records = await self.rewinder.finished(tx, config, task_id, always=True)
+            records = await self.rewinder.finished(tx, place, config, task_id, always=True)
             if records:
                 await tx.write(Batch(records=records))
 

@@ -27,6 +27,7 @@ from memstate_core.engine import Engine, Locate
 from memstate_core.errors import NotFoundError, ValidationFailed
 from memstate_core.facts import Entry, Moved, Operation
 from memstate_core.protocols import Position, RecordWrite, StorageTransaction
+from memstate_langgraph._ahead import read_ahead
 from memstate_langgraph._hearing import finished_tasks, given_input, last_looks
 from memstate_langgraph._line import Line, RootPosition, Standing, tag
 from memstate_langgraph._places import Place
@@ -185,6 +186,10 @@ class Rewinder:
             new = Standing(found.line, standing.following)
             return way._replace(records=[line.leave(standing.line, position.head), line.stand(new)])
 
+        keep = self._keeping(thread_id, checkpoint_id, finished)
+        # Mostly there is nothing to do, which one look tells.
+        if not await self._is_needed(thread_id, (route, keep), Line.records(thread_id, checkpoint_id)):
+            return
         if checkpoint_id is not None:
             why = f"the graph returns to {checkpoint_id}"
             await self._move_if_needed(thread_id, Operation.CHECKOUT, route, why)
@@ -192,7 +197,11 @@ class Rewinder:
 
     async def _keep(self, thread_id: str, checkpoint_id: str | None, finished: Collection[str]) -> None:
         """Leave of the step that ran from a checkpoint what counts."""
+        why = f"the graph runs on from {checkpoint_id or 'its beginning'}"
+        route = self._keeping(thread_id, checkpoint_id, finished)
+        await self._move_if_needed(thread_id, Operation.REPLAY, route, why)
 
+    def _keeping(self, thread_id: str, checkpoint_id: str | None, finished: Collection[str]) -> moves.Router:
         async def route(tx: StorageTransaction, position: Position) -> moves.Route:
             line = Line(tx, thread_id)
             found = await line.position(checkpoint_id) if checkpoint_id is not None else RootPosition(0, 0)
@@ -204,8 +213,7 @@ class Rewinder:
                 kept |= _of(finished, await line.finished("", checkpoint_id))
             return await self._replay(tx, line, position, span.base, span.seqs, kept, checkpoint_id or "")
 
-        why = f"the graph runs on from {checkpoint_id or 'its beginning'}"
-        await self._move_if_needed(thread_id, Operation.REPLAY, route, why)
+        return route
 
     async def _loaded_nested(
         self, place: Place, configurable: Any, checkpoint_id: str | None, finished: Collection[str], explicit: bool
@@ -320,13 +328,12 @@ class Rewinder:
         return any(entry.seq in finished.get(task_id, ()) for task_id in parts)
 
     async def finished(
-        self, tx: StorageTransaction, config: RunnableConfig, task_id: str, *, always: bool = False
+        self, tx: StorageTransaction, place: Place, config: RunnableConfig, task_id: str, *, always: bool = False
     ) -> list[RecordWrite]:
         """The records that the first writes of a finished task are stored with; none if it did nothing.
 
         ``always``: also if it did nothing, since nobody else can tell whether these are its first.
         """
-        place = Place(config)
         if self.mode == "off" or place.checkpoint_id is None:
             return []
         if not always and not self.task_wrote(place.thread_id, task_id):
@@ -444,14 +451,25 @@ class Rewinder:
         return moved
 
     async def _move_if_needed(self, thread_id: str, operation: Operation, route: moves.Router, why: str) -> None:
-        """Look first, without the right to write: mostly there is nothing to do."""
+        if await self._is_needed(thread_id, (route,)):
+            await self._move(thread_id, operation, route, why)
+
+    async def _is_needed(
+        self, thread_id: str, routes: Sequence[moves.Router], records: Sequence[tuple[str, str]] = ()
+    ) -> bool:
+        """Look first, without the right to write; ``records`` are what the routes will read."""
 
         async def look(tx: StorageTransaction) -> bool:
-            way = await route(tx, await tx.position(thread_id))
-            return bool(way.up or way.down or way.records)
+            tx = await read_ahead(tx, records)
+            position = await tx.position(thread_id)
+            for route in routes:
+                way = await route(tx, position)
+                if way.up or way.down or way.records:
+                    return True
+            return False
 
-        if await self._engine.storage.read(self._engine.namespace, look, snapshot=True):
-            await self._move(thread_id, operation, route, why)
+        found: bool = await self._engine.storage.read(self._engine.namespace, look, snapshot=True)
+        return found
 
 
 def _without_empty(seen: Mapping[str, Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
