@@ -61,13 +61,16 @@ class Put:
         self._records: list[RecordWrite] = []
         self._lists: dict[str, tuple[str, tuple[bytes, ...], Fingerprint | None]] = {}
         new = [channel for channel in one.stored if channel in new_versions]
-        known = self._cache.generation(thread_id)
+        # What the lists were encoded with is also what they build on, if nothing was removed meanwhile.
+        self._known = self._cache.generation(thread_id)
+        self._bases: dict[str, ListVersion | None] = {}
         for channel in new:
             key = keys.channel(checkpoint_ns, channel, new_versions[channel])
             value = checkpoint["channel_values"][channel]
             # A version that others than get_next_version made may be put twice, with different values.
             if codec.splits(value) and isinstance(new_versions[channel], str):
-                self._lists[channel] = (key, *self._items(value, self._remembered(known, channel)))
+                base = self._bases[channel] = self._remembered(self._known, channel)
+                self._lists[channel] = (key, *self._items(value, base))
             else:
                 self._records.append(self._record(key, codec.whole(value)))
         collection = keys.checkpoints(thread_id)
@@ -114,11 +117,12 @@ class Put:
         generation = generation_of(await tx.record(*self.thread))
         generation = generation or new_generation(self._thread_id)[0]
         records.append(thread_record(self._thread_id, generation, self._checkpoint_id))
-        reader = Reader(tx, self._codec, self._thread_id)
+        reader: Reader | None = None
         versions: list[ListVersion] = []
         for channel, (key, items, fingerprint) in self._lists.items():
-            base = self._remembered(generation, channel)
+            base = self._bases[channel] if generation == self._known else self._remembered(generation, channel)
             if base is None:
+                reader = reader or Reader(tx, self._codec, self._thread_id)
                 base = await reader.base(self._checkpoint_ns, self._parent_id, channel)
             version, parts = next_version(key, items, base, fingerprint)
             versions.append(version)
