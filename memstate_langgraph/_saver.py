@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from langchain_core.runnables import RunnableConfig
@@ -25,9 +25,9 @@ from memstate_langgraph._cache import Cache
 from memstate_langgraph._codec import Codec, StoredCheckpoint, StoredTask
 from memstate_langgraph._listing import Listing
 from memstate_langgraph._places import Place, config_of
-from memstate_langgraph._reading import Reader, thread_id_of
+from memstate_langgraph._reading import Reader
 from memstate_langgraph._removing import all_but, everything
-from memstate_langgraph._writing import Put, new_generation
+from memstate_langgraph._writing import Put, new_generation, ran_records
 from memstate_langgraph.rewind import Rewinder
 
 
@@ -213,7 +213,7 @@ class Saver:
         def stays(found: list[StoredCheckpoint]) -> set[str]:
             return {_key(one) for one in found if str(codec.metadata(one).get("run_id")) not in gone}
 
-        for thread_id in await self._thread_ids():
+        for thread_id in await self._ran_in(gone):
             await self._remove(lambda tx, thread_id=thread_id: all_but(tx, codec, thread_id, stays))  # type: ignore[misc]
 
     async def prune(self, codec: Codec, thread_ids: Sequence[str], strategy: str) -> None:
@@ -258,13 +258,21 @@ class Saver:
                 for key, record in await tx.scan(collection):
                     content = codec.seal.open(collection, key, record)
                     records.append(RecordWrite(into, key, codec.seal.close(into, key, content)))
+            for run, _ in await tx.scan(keys.ran(source)):
+                records += ran_records(target, run)
             await tx.write(Batch(records=records))
 
         await self._write(work)
 
-    async def _thread_ids(self) -> list[str]:
+    async def _ran_in(self, run_ids: Collection[str]) -> list[str]:
+        """The threads in which runs have stored checkpoints."""
+
         async def work(tx: StorageTransaction) -> list[str]:
-            return [thread_id_of(record.value) for record in await tx.scan(keys.THREADS)]
+            found: dict[str, None] = {}
+            for run_id in run_ids:
+                start, end = keys.ran_range(keys.run(run_id))
+                found.update((record.value.decode(), None) for record in await tx.scan(keys.RAN, start=start, end=end))
+            return list(found)
 
         found: list[str] = await self._read(work)
         return found

@@ -34,6 +34,14 @@ def thread_record(thread_id: str, generation: bytes, checkpoint_id: str) -> Reco
     return RecordWrite(keys.THREADS, keys.thread(thread_id), record)
 
 
+def ran_records(thread_id: str, run: str) -> list[RecordWrite]:
+    """What says that a run (its key) has stored checkpoints in a thread, to be found by either."""
+    return [
+        RecordWrite(keys.RAN, keys.ran_in(run, thread_id), thread_id.encode()),
+        RecordWrite(keys.ran(thread_id), run, b""),
+    ]
+
+
 class Put:
     """One ``put``. Values are encoded as soon as it is made, so that nothing that changes them later is stored."""
 
@@ -56,6 +64,8 @@ class Put:
         self._versions: Mapping[str, Any] = dict(checkpoint["channel_versions"])
         self._checkpoint_id = checkpoint["id"]
         self._channels = keys.channels(thread_id)
+        run_id = metadata.get("run_id")
+        self._run = None if run_id is None else keys.run(str(run_id))
         self.thread: Final = (keys.THREADS, keys.thread(thread_id))
         one = codec.checkpoint(thread_id, checkpoint_ns, parent_id, checkpoint, metadata)
         self._records: list[RecordWrite] = []
@@ -117,6 +127,8 @@ class Put:
         generation = generation_of(await tx.record(*self.thread))
         generation = generation or new_generation(self._thread_id)[0]
         records.append(thread_record(self._thread_id, generation, self._checkpoint_id))
+        if self._run is not None and not self._cache.has_run(generation, self._thread_id, self._run):
+            records += ran_records(self._thread_id, self._run)
         reader: Reader | None = None
         versions: list[ListVersion] = []
         for channel, (key, items, fingerprint) in self._lists.items():
@@ -135,6 +147,8 @@ class Put:
         assert self._made is not None
         generation, versions = self._made
         self._cache.saw(self._thread_id, generation)
+        if self._run is not None:
+            self._cache.keep_run(generation, self._thread_id, self._run)
         self._cache.keep_versions(generation, self._thread_id, self._checkpoint_ns, self._checkpoint_id, self._versions)
         for version in versions:
             self._cache.keep_list(generation, self._thread_id, version)

@@ -9,6 +9,7 @@ from typing import Annotated, Any, TypedDict
 import pytest
 from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage, RemoveMessage
 from langgraph.channels.delta import DeltaChannel
+from langgraph.checkpoint.base import empty_checkpoint
 from langgraph.graph import END, START, StateGraph
 from langgraph.graph.message import add_messages
 
@@ -47,6 +48,12 @@ async def call(checkpointer: Any, target: Any, name: str, *arguments: Any, **opt
 async def records(checkpointer: Any, kind: str, thread_id: str) -> list[Any]:
     found = checkpointer.memory.scan_records(f"langgraph.{kind}:{thread_id}")
     return await found if inspect.isawaitable(found) else found
+
+
+async def ran(checkpointer: Any) -> list[str]:
+    """The threads that are noted for runs, once for each run."""
+    found = checkpointer.memory.scan_records("langgraph.ran")
+    return sorted(record.value.decode() for record in (await found if inspect.isawaitable(found) else found))
 
 
 def thread(thread_id: str) -> Any:
@@ -235,7 +242,7 @@ class TestRemoving:
         return graph
 
     async def everything(self, checkpointer: Any, thread_id: str) -> list[Any]:
-        kinds = ("checkpoints", "channels", "writes", "positions", "lines", "finished")
+        kinds = ("checkpoints", "channels", "writes", "positions", "lines", "finished", "ran")
         return [record for kind in kinds for record in await records(checkpointer, kind, thread_id)]
 
     async def test_a_deleted_thread_leaves_nothing(self, makes: Makes) -> None:
@@ -263,17 +270,41 @@ class TestRemoving:
         await call(checkpointer, checkpointer, "prune", ["t"], strategy="keep_latest")
         assert len(await records(checkpointer, "channels", "t")) <= used + 2
 
+    async def run(self, checkpointer: Any, thread_id: str, *turns: int) -> Any:
+        """Turns that are runs with an id."""
+        graph = chat(checkpointer)
+        for turn in turns:
+            config = {**thread(thread_id), "metadata": {"run_id": f"run-{turn}"}}
+            await call(checkpointer, graph, "invoke", {"messages": [HumanMessage(f"q{turn}")]}, config)
+        return graph
+
     async def test_a_run_that_is_deleted_takes_nothing_along(self, makes: Makes) -> None:
         checkpointer = makes.checkpointer()
-        graph = chat(checkpointer)
-        for turn in range(4):
-            config = {**thread("t"), "metadata": {"run_id": f"run-{turn}"}}
-            await call(checkpointer, graph, "invoke", {"messages": [HumanMessage(f"q{turn}")]}, config)
+        graph = await self.run(checkpointer, "t", 0, 1, 2, 3)
         before = (await call(checkpointer, graph, "get_state", thread("t"))).values
         await call(checkpointer, checkpointer, "delete_for_runs", ["run-1", "run-2"])
         history = await call(checkpointer, graph, "get_state_history", thread("t"))
         assert history[0].values == before
         assert {one.metadata["run_id"] for one in history} == {"run-0", "run-3"}
+        assert await ran(checkpointer) == ["t", "t"]
+
+    async def test_a_run_is_deleted_wherever_it_was(self, makes_here: Makes) -> None:
+        checkpointer = makes_here.checkpointer()
+        graph = await self.run(checkpointer, "t", 0, 1)
+        await self.run(checkpointer, "u", 1, 2)
+        await call(checkpointer, checkpointer, "copy_thread", "t", "copy")
+        assert await ran(checkpointer) == ["copy", "copy", "t", "t", "u", "u"]
+        await call(checkpointer, checkpointer, "delete_for_runs", ["run-1", "unknown"])
+        for thread_id, left in (("t", {"run-0"}), ("copy", {"run-0"}), ("u", {"run-2"})):
+            history = await call(checkpointer, graph, "get_state_history", thread(thread_id))
+            assert {one.metadata["run_id"] for one in history} == left
+        # A run that goes on where it was deleted is noted again, also by who noted it before.
+        await self.run(checkpointer, "t", 1)
+        assert await ran(checkpointer) == ["copy", "t", "t", "u"]
+        await call(checkpointer, makes_here.checkpointer(checkpointer.memory), "delete_for_runs", ["run-0", "run-1"])
+        assert await ran(checkpointer) == ["u"]
+        await call(checkpointer, checkpointer, "delete_thread", "u")
+        assert await ran(checkpointer) == []
 
     @pytest.mark.parametrize("how", ["prune", "delete_for_runs"])
     async def test_delta_channels_stay_whole(self, makes: Makes, how: str) -> None:
@@ -311,6 +342,26 @@ class TestRemoving:
         await call(other, other, "delete_thread", "t")
         await call(one, graph, "invoke", {"messages": [HumanMessage("again")]}, thread("t"))
         assert texts((await call(fresh, chat(fresh), "get_state", thread("t"))).values)[0] == "again"
+
+    async def test_a_list_that_another_process_has_made_anew_is_read(self, makes_here: Makes) -> None:
+        store = makes_here.store()
+        one, other = makes_here.checkpointer(store), makes_here.checkpointer(store)
+        config = {"configurable": {"thread_id": "t", "checkpoint_ns": ""}}
+
+        async def put(saver: Any, values: list[str]) -> None:
+            checkpoint = {**empty_checkpoint(), "id": "1", "channel_versions": {"items": "1"}}
+            checkpoint["channel_values"] = {"items": values}
+            await call(saver, saver, "put", config, checkpoint, {}, {"items": "1"})
+
+        async def items(saver: Any) -> list[str]:
+            found = await call(saver, saver, "get_tuple", config)
+            return list(found.checkpoint["channel_values"]["items"])
+
+        await put(one, list("abcd"))
+        assert await items(one) == list("abcd")
+        await call(other, other, "delete_thread", "t")
+        await put(other, list("wxyz"))
+        assert await items(one) == list("wxyz")
 
     async def test_a_copy_stands_for_itself(self, makes: Makes) -> None:
         checkpointer = makes.checkpointer()
