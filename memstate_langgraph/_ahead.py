@@ -18,9 +18,11 @@ class _ReadAhead:
         self._places = places
         self._found = found
 
-    async def record(self, collection: str, key: str) -> bytes | None:
+    async def record(self, collection: str, key: str, *, is_new: bool = False) -> bytes | None:
         place = collection, key
-        return self._found.get(place) if place in self._places else await self._tx.record(collection, key)
+        return (
+            self._found.get(place) if place in self._places else await self._tx.record(collection, key, is_new=is_new)
+        )
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._tx, name)

@@ -96,7 +96,7 @@ class Saver:
         first = StoredTask(task_id, ()).merged(new)
 
         async def work(tx: StorageTransaction) -> None:
-            record = await tx.record(collection, key)
+            record = await tx.record(collection, key, is_new=True)
             known = None if record is None else codec.open_task(collection, key, record)
             task = first if known is None else known.merged(new)
             records = [RecordWrite(collection, key, codec.close_task(collection, key, task))]

@@ -565,7 +565,7 @@ class TestTheRest(_Base):
 
     async def test_records_are_written_in_the_transaction_that_read_them(self, raw: Raw) -> None:
         async def work(tx: StorageTransaction) -> list[bytes | None]:
-            found = [await tx.record("c", key) for key in ("old", "new", "nothing")]
+            found = [await tx.record("c", key, is_new=key != "new") for key in ("old", "new", "nothing")]
             more = await tx.records([("c", "left"), ("c", "gone"), ("c", "nothing")])
             found += [more.get(("c", key)) for key in ("left", "gone")]
             writes = [RecordWrite("c", key, b"2") for key in ("old", "new", "unread")]

@@ -1031,6 +1031,18 @@ class TestKnownRecords:
             assert run(storage.write("n", self.reads(None, seen))) is None
             assert seen[3:] == [None]
 
+    def test_what_is_not_new_is_found(self, url: str, schema: str) -> None:
+        with PostgresStorage(url, schema=schema) as storage, PostgresStorage(url, schema=schema) as other:
+            seen: list[bytes | None] = []
+
+            async def work(tx: Any) -> None:
+                seen.append(await tx.record("c", "k", is_new=True))
+                await tx.write(Batch(records=[RecordWrite("c", "k", (seen[-1] or b"") + b"1" * 300)]))
+
+            for store in (storage, other, storage):
+                run(store.write("n", work))
+            assert [None if one is None else len(one) for one in seen] == [None, None, 300, None, 600]
+
     def test_what_is_long_is_not_kept(self, url: str, schema: str) -> None:
         with PostgresStorage(url, schema=schema) as storage, PostgresStorage(url, schema=schema) as other:
             run(Raw(storage).write(Batch(records=[RecordWrite("c", "k", b"x" * 1000)])))

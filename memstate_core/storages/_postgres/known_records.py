@@ -27,12 +27,18 @@ class KnownRecords:
         self._known: OrderedDict[tuple[str, Place], tuple[bytes | None, _Trust]] = OrderedDict()
         self._guard = threading.Lock()
 
-    def guess(self, namespace: str, places: Sequence[Place]) -> dict[Place, bytes | None] | None:
-        """What some records are, if that is known of all."""
+    def guess(
+        self, namespace: str, places: Sequence[Place], *, are_new: bool = False
+    ) -> dict[Place, bytes | None] | None:
+        """What some records are, if that is known of all.
+
+        ``are_new``: those of which nothing is known are not there.
+        """
         found: dict[Place, bytes | None] = {}
+        unknown = None, _Trust.KNOWN if are_new else _Trust.DOUBTED
         with self._guard:
             for place in places:
-                value, trust = self._known.get((namespace, place), (None, _Trust.DOUBTED))
+                value, trust = self._known.get((namespace, place), unknown)
                 if trust is not _Trust.KNOWN:
                     return None
                 found[place] = value
@@ -45,11 +51,13 @@ class KnownRecords:
                 old, trust = self._known.get(key, (None, _Trust.KNOWN))
                 if trust is _Trust.SHARED:
                     continue
-                if value is not None and len(value) > _LONGEST:
+                if trust is _Trust.DOUBTED and value != old:
+                    self._known[key] = None, _Trust.SHARED
+                elif value is not None and len(value) > _LONGEST:
                     self._known.pop(key, None)
                     continue
-                shared = trust is _Trust.DOUBTED and value != old
-                self._known[key] = value, _Trust.SHARED if shared else _Trust.KNOWN
+                else:
+                    self._known[key] = value, _Trust.KNOWN
                 self._known.move_to_end(key)
                 if len(self._known) > _MOST:
                     self._known.popitem(last=False)
@@ -58,7 +66,7 @@ class KnownRecords:
         """One of these may not be as it was guessed: look before the next guess."""
         with self._guard:
             for place in places:
-                value, trust = self._known.get((namespace, place), (None, _Trust.SHARED))
+                value, trust = self._known.get((namespace, place), (None, _Trust.KNOWN))
                 if trust is _Trust.KNOWN:
                     self._known[namespace, place] = value, _Trust.DOUBTED
 

@@ -274,7 +274,7 @@ class ReadTransaction:
 
     # Records, claims and definitions
 
-    async def record(self, collection: str, key: str) -> bytes | None:
+    async def record(self, collection: str, key: str, *, is_new: bool = False) -> bytes | None:
         rows = await self._ask(sql.RECORD, collection=key_of(collection), key=key)
         value = bytes(rows[0][1]) if rows else None
         if self._learns is not None:
@@ -427,17 +427,17 @@ class WriteTransaction(ReadTransaction):
         self.ground.positions[session_id] = known
         return known[0]
 
-    async def record(self, collection: str, key: str) -> bytes | None:
+    async def record(self, collection: str, key: str, *, is_new: bool = False) -> bytes | None:
         place = collection, key
-        guesses = self._guessed(place)
+        guesses = self._guessed(place, are_new=is_new)
         value = await super().record(collection, key) if guesses is None else guesses[place]
         self.ground.records.setdefault(place, value)
         return value
 
-    def _guessed(self, *places: Place) -> dict[Place, bytes | None] | None:
+    def _guessed(self, *places: Place, are_new: bool = False) -> dict[Place, bytes | None] | None:
         """What the records are known as, if all of them are."""
         known = self._known_records
-        guesses = known.guess(self._name, places) if known is not None and places else None
+        guesses = known.guess(self._name, places, are_new=are_new) if known is not None and places else None
         if guesses is not None:
             self.guessed = True
             self.guessed_records.update(guesses)

@@ -527,7 +527,7 @@ class RedisTransaction:
 
     # Records, claims and definitions
 
-    async def record(self, collection: str, key: str) -> bytes | None:
+    async def record(self, collection: str, key: str, *, is_new: bool = False) -> bytes | None:
         self.strict = True
         if not self._stamped:
             plain: bytes | None = await self._server.plain(

@@ -235,7 +235,7 @@ class SQLiteTransaction:
         ).fetchone()
         return None if row is None else row[0]
 
-    async def record(self, collection: str, key: str) -> bytes | None:
+    async def record(self, collection: str, key: str, *, is_new: bool = False) -> bytes | None:
         row = self._execute(sql.SELECT_RECORD, (self._namespace, collection, key)).fetchone()
         return None if row is None else row[0]
 
