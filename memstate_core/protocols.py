@@ -270,7 +270,7 @@ class StorageTransaction(Protocol):
     async def record(self, collection: str, key: str, *, is_new: bool = False) -> bytes | None:
         """A record, or None.
 
-        ``is_new``: most likely it is not there; a storage that looks at what a work relied on when it writes need not ask.
+        ``is_new``: most likely it is not there; a storage that looks at what was relied on when it writes need not ask.
         """
         ...
 

@@ -30,13 +30,13 @@ from pydantic_core import to_json
 from memstate_core.errors import ClosedError, ConflictError, MemoryStoreError, UnavailableError
 from memstate_core.facts import StoredFact
 from memstate_core.protocols import Batch, ClaimsLost, Work
+from memstate_core.storages._known_records import KnownRecords
 from memstate_core.storages._locks import refuse_nesting
 from memstate_core.storages._places import shared_place
 from memstate_core.storages._postgres import statements as sql
 from memstate_core.storages._postgres.connections import IDLE, Port, Rows, Source, is_lost
 from memstate_core.storages._postgres.errors import DriverError, is_outage, is_race, translate
 from memstate_core.storages._postgres.fact_writes import LEAVE_PLACES, places_that_swap
-from memstate_core.storages._postgres.known_records import KnownRecords
 from memstate_core.storages._postgres.parts import CLAIMS, GROUND
 from memstate_core.storages._postgres.parts import FACTS as FACTS_CHANGED
 from memstate_core.storages._postgres.positions import Positions

@@ -14,6 +14,7 @@ from pydantic_core import from_json, to_json
 from memstate_core.facts import UNSET, ChangedVersions, Entry, IndexEntry, StoredFact, Unset
 from memstate_core.filters import ABSENT, BOOLEAN, NULL, STRING, Range, encodes, sort_facts
 from memstate_core.protocols import Batch, Claim, Delivery, Lane, LaneState, Position, Record, Selection
+from memstate_core.storages._known_records import KnownRecords, Place
 from memstate_core.storages._places import refuse_shared_places
 from memstate_core.storages._postgres import outbox
 from memstate_core.storages._postgres import statements as sql
@@ -26,7 +27,6 @@ from memstate_core.storages._postgres.fact_writes import (
     field_key,
     numeric,
 )
-from memstate_core.storages._postgres.known_records import KnownRecords, Place
 from memstate_core.storages._postgres.parts import Ground
 from memstate_core.storages._postgres.positions import Positions
 from memstate_core.storages._postgres.tables import Statement, in_schema, key_of, session_key

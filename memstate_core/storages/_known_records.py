@@ -11,7 +11,7 @@ from typing import Final
 Place = tuple[str, str]
 
 _MOST: Final = 10_000
-_LONGEST: Final = 256  # bytes of a value
+LONGEST: Final = 256  # bytes of a value
 
 
 class _Trust(enum.Enum):
@@ -24,11 +24,11 @@ class KnownRecords:
     """A bounded memory of records, also of those that are not there; threads may share it."""
 
     def __init__(self) -> None:
-        self._known: OrderedDict[tuple[str, Place], tuple[bytes | None, _Trust]] = OrderedDict()
+        self._known: OrderedDict[tuple[object, Place], tuple[bytes | None, _Trust]] = OrderedDict()
         self._guard = threading.Lock()
 
     def guess(
-        self, namespace: str, places: Sequence[Place], *, are_new: bool = False
+        self, namespace: object, places: Sequence[Place], *, are_new: bool = False
     ) -> dict[Place, bytes | None] | None:
         """What some records are, if that is known of all.
 
@@ -44,7 +44,7 @@ class KnownRecords:
                 found[place] = value
         return found
 
-    def learn(self, namespace: str, records: Mapping[Place, bytes | None]) -> None:
+    def learn(self, namespace: object, records: Mapping[Place, bytes | None]) -> None:
         with self._guard:
             for place, value in records.items():
                 key = namespace, place
@@ -53,7 +53,7 @@ class KnownRecords:
                     continue
                 if trust is _Trust.DOUBTED and value != old:
                     self._known[key] = None, _Trust.SHARED
-                elif value is not None and len(value) > _LONGEST:
+                elif value is not None and len(value) > LONGEST:
                     self._known.pop(key, None)
                     continue
                 else:
@@ -62,7 +62,7 @@ class KnownRecords:
                 if len(self._known) > _MOST:
                     self._known.popitem(last=False)
 
-    def doubt(self, namespace: str, places: Collection[Place]) -> None:
+    def doubt(self, namespace: object, places: Collection[Place]) -> None:
         """One of these may not be as it was guessed: look before the next guess."""
         with self._guard:
             for place in places:
@@ -70,7 +70,7 @@ class KnownRecords:
                 if trust is _Trust.KNOWN:
                     self._known[namespace, place] = value, _Trust.DOUBTED
 
-    def forget(self, namespace: str, places: Iterable[Place]) -> None:
+    def forget(self, namespace: object, places: Iterable[Place]) -> None:
         """Whether they were changed by our own doing cannot be told."""
         with self._guard:
             for place in places:
