@@ -2,6 +2,7 @@
 
 A thread of messages to which every step adds one. Only what is the same on both sides is timed: the messages are made
 beforehand, and each put adds to the one before. Where there is no saver for a storage, it is LangGraph's one in memory.
+The floor is a saver that stores only what is new, and nothing else (:mod:`benchmarks.checkpoint_floors`).
 """
 
 from __future__ import annotations
@@ -29,6 +30,9 @@ _SHORT: Final = 10
 _TEXT: Final = "x" * 500
 _NODES: Final = 10
 
+# What calls may be of the floor's.
+_OVER_FLOOR: Final = {"put": 3.0, "put_writes": 2.0, "list": 1.5}
+
 # By storage: what a put and a whole graph may be of the peer's. A put of a short thread costs what its records cost.
 _PUT: Final = {"memory": None, "sqlite": 0.1, "postgres": 0.1, "redis": None}
 _SHORT_PUT: Final = {"memory": None, "sqlite": 1.0, "postgres": 1.0, "redis": None}
@@ -46,30 +50,59 @@ def rows(bench: Bench) -> Iterator[Row]:
 def _rows(bench: Bench, kind: StorageKind) -> Iterator[Row]:
     from langgraph.checkpoint.memory import InMemorySaver
 
+    from benchmarks.checkpoint_floors import floor
+
     name, peer = _peer(bench, kind)
     mine = _checkpointer(bench, kind)
+    least = floor(kind, bench.directory())
+    bench.closing(least.rows.close)
     for length, target in ((_LONG, _PUT[kind.name]), (_SHORT, _SHORT_PUT[kind.name])):
-        say(f"{kind.name}: put, {length} messages, against {name}")
-        timing = in_turn(_puts(peer, length), _puts(mine, length), calls=5, effort=bench.effort)
-        yield compared(SECTION, f"put, {length} messages, {name}", kind.name, timing, target)
-    say(f"{kind.name}: put_writes")
-    timing = in_turn(_writes(peer), _writes(mine), calls=5, effort=bench.effort)
-    yield compared(SECTION, f"put_writes, {name}", kind.name, timing)
+        for other, saver, limit in ((name, peer, target), ("floor", least, _OVER_FLOOR["put"])):
+            say(f"{kind.name}: put, {length} messages, against {other}")
+            timing = in_turn(_puts(saver, length), _puts(mine, length), calls=5, effort=bench.effort)
+            yield compared(SECTION, f"put, {length} messages, {other}", kind.name, timing, limit)
+    for other, saver, limit in ((name, peer, None), ("floor", least, _OVER_FLOOR["put_writes"])):
+        say(f"{kind.name}: put_writes, against {other}")
+        timing = in_turn(_writes(saver), _writes(mine), calls=5, effort=bench.effort)
+        yield compared(SECTION, f"put_writes, {other}", kind.name, timing, limit)
     in_memory = InMemorySaver()
-    long = [_filled(saver, _LONG, 20) for saver in (peer, mine, in_memory)]
+    long = {saver: _filled(saver, _LONG, 20) for saver in (peer, least, mine, in_memory)}
     effort = Effort(max(5, bench.effort.rounds // 4), bench.effort.seconds, bench.effort.clock)
-    say(f"{kind.name}: get_tuple")
-    first, second = _reads(in_memory, long[2]), _reads(mine, long[1])
-    yield compared(SECTION, "get_tuple, InMemorySaver", kind.name, in_turn(first, second, calls=1, effort=effort), 1.2)
-    say(f"{kind.name}: list")
-    timing = in_turn(_lists(peer, long[0]), _lists(mine, long[1]), calls=1, effort=effort)
-    yield compared(SECTION, f"list of 20, {name}", kind.name, timing)
-    say(f"{kind.name}: a whole graph")
-    graph = in_turn(_runs(None), _runs(mine), calls=1, effort=effort)
-    yield compared(SECTION, f"graph of {_NODES} nodes, without a saver", kind.name, graph, _GRAPH[kind.name])
-    against = in_turn(_runs(peer), _runs(mine), calls=1, effort=effort)
-    yield compared(SECTION, f"graph of {_NODES} nodes, {name}", kind.name, against)
+    for other, saver, limit in (("InMemorySaver", in_memory, 1.2), ("floor", least, None)):
+        say(f"{kind.name}: get_tuple, against {other}")
+        timing = in_turn(_reads(saver, long[saver]), _reads(mine, long[mine]), calls=1, effort=effort)
+        yield compared(SECTION, f"get_tuple, {other}", kind.name, timing, limit)
+    for other, saver, limit in ((name, peer, None), ("floor", least, _OVER_FLOOR["list"])):
+        say(f"{kind.name}: list, against {other}")
+        timing = in_turn(_lists(saver, long[saver]), _lists(mine, long[mine]), calls=1, effort=effort)
+        yield compared(SECTION, f"list of 20, {other}", kind.name, timing, limit)
+    savers: tuple[tuple[str, Any, float | None], ...] = (
+        ("without a saver", None, _GRAPH[kind.name]),
+        ("a saver that keeps nothing", _keeps_nothing(), None),
+        (name, peer, None),
+    )
+    for other, saver, limit in savers:
+        say(f"{kind.name}: a whole graph, against {other}")
+        timing = in_turn(_runs(saver), _runs(mine), calls=1, effort=effort)
+        yield compared(SECTION, f"graph of {_NODES} nodes, {other}", kind.name, timing, limit)
     yield _size(bench, kind, 200 if bench.effort.rounds > 20 else 20)
+
+
+def _keeps_nothing() -> BaseCheckpointSaver[Any]:
+    """What LangGraph itself takes for having a saver."""
+    from langgraph.checkpoint.memory import InMemorySaver
+
+    class Nothing(InMemorySaver):
+        def get_tuple(self, config: Any) -> None:
+            return None
+
+        def put(self, config: Any, checkpoint: Any, metadata: Any, new_versions: Any) -> Any:
+            return {"configurable": {**config["configurable"], "checkpoint_id": checkpoint["id"]}}
+
+        def put_writes(self, config: Any, writes: Any, task_id: str, task_path: str = "") -> None:
+            """Nothing."""
+
+    return Nothing()
 
 
 def _checkpointer(bench: Bench, kind: StorageKind) -> Any:

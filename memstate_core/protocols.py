@@ -267,7 +267,16 @@ class StorageTransaction(Protocol):
         ...
 
     # Records
-    async def record(self, collection: str, key: str) -> bytes | None: ...
+    async def record(self, collection: str, key: str, *, is_new: bool = False) -> bytes | None:
+        """A record, or None.
+
+        ``is_new``: most likely it is not there; a storage that looks at what was relied on when it writes need not ask.
+        """
+        ...
+
+    async def records(self, wanted: Sequence[tuple[str, str]]) -> dict[tuple[str, str], bytes]:
+        """Those of some records that there are, by (collection, key), as one question."""
+        ...
 
     async def scan(
         self,

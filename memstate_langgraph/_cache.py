@@ -40,15 +40,16 @@ class _Recent(Generic[K, V]):
 
 
 class Cache:
-    """Channel versions by checkpoint, and lists by version.
+    """Channel versions by checkpoint, lists by version, and the runs that are noted of a thread.
 
-    Both are true only as long as the thread's *generation* is the one they were read under: whoever removes anything
+    All are true only as long as the thread's *generation* is the one they were read under: whoever removes anything
     from a thread changes it. They are therefore looked up by it as well.
     """
 
     def __init__(self) -> None:
         self._versions: _Recent[tuple[bytes, str, str, str], Mapping[str, Any]] = _Recent(_CHECKPOINTS)
         self._lists: _Recent[tuple[bytes, str, str], ListVersion] = _Recent(_LISTS)
+        self._ran: _Recent[tuple[bytes, str, str], bool] = _Recent(_CHECKPOINTS)
         self._generations: _Recent[str, bytes] = _Recent(_CHECKPOINTS)
 
     def generation(self, thread_id: str) -> bytes | None:
@@ -57,6 +58,13 @@ class Cache:
 
     def saw(self, thread_id: str, generation: bytes) -> None:
         self._generations.put(thread_id, generation)
+
+    def has_run(self, generation: bytes, thread_id: str, run: str) -> bool:
+        """Whether it is known that a run has stored checkpoints in the thread."""
+        return self._ran.get((generation, thread_id, run)) is not None
+
+    def keep_run(self, generation: bytes, thread_id: str, run: str) -> None:
+        self._ran.put((generation, thread_id, run), True)
 
     def versions(
         self, generation: bytes, thread_id: str, checkpoint_ns: str, checkpoint_id: str

@@ -80,7 +80,7 @@ class _Listener:
         node = self._nodes.end(run_id)
         if node is not None:
             for rewinder in list(self.rewinders):
-                rewinder.ended(*node)
+                rewinder.notes.ends(*node)
         return [rewinder for rewinder in list(self.rewinders) if rewinder.runs.holds(run_id)]
 
     def concerned(self, run_id: UUID, error: BaseException) -> list[tuple[Rewinder, str, str]]:
@@ -89,7 +89,9 @@ class _Listener:
         if node is None or isinstance(error, GraphBubbleUp):
             return []
         return [
-            (rewinder, *node) for rewinder in list(self.rewinders) if rewinder.mode == "auto" and rewinder.wrote(*node)
+            (rewinder, *node)
+            for rewinder in list(self.rewinders)
+            if rewinder.mode == "auto" and rewinder.notes.wrote(*node)
         ]
 
 

@@ -14,6 +14,8 @@ from memstate_core.errors import ValidationFailed
 
 THREADS: Final = "langgraph.threads"
 RUNS: Final = "langgraph.runs"
+# By run id, the threads in which the run has stored checkpoints.
+RAN: Final = "langgraph.ran"
 _LONGEST: Final = 200
 _AFTER_SLASH: Final = "0"  # the character that follows "/"
 
@@ -45,9 +47,14 @@ def finished(thread_id: str) -> str:
     return f"langgraph.finished:{_short(thread_id)}"
 
 
+def ran(thread_id: str) -> str:
+    """Which runs have stored checkpoints in the thread."""
+    return f"langgraph.ran:{_short(thread_id)}"
+
+
 def of_thread(thread_id: str) -> tuple[str, ...]:
     """Every collection of a thread."""
-    return tuple(kind(thread_id) for kind in (checkpoints, channels, writes, positions, lines, finished))
+    return tuple(kind(thread_id) for kind in (checkpoints, channels, writes, positions, lines, finished, ran))
 
 
 def thread(thread_id: str) -> str:
@@ -102,6 +109,22 @@ def _channel(name: str) -> str:
 def channel(checkpoint_ns: str, name: str, version: str | float) -> str:
     text = version if isinstance(version, str) else f"{version:032}"
     return f"{_namespace(checkpoint_ns)}/{_channel(name)}/{text}"
+
+
+@lru_cache(4096)
+def run(run_id: str) -> str:
+    # A digest, since it is metadata, which is not to be read in keys either.
+    return hashlib.blake2b(run_id.encode(), digest_size=16).hexdigest()
+
+
+def ran_in(run: str, thread_id: str) -> str:
+    """The key of a thread among those in which a run (its key) has stored checkpoints."""
+    return f"{run}/{_short(thread_id)}"
+
+
+def ran_range(run: str) -> tuple[str, str]:
+    """The range of the threads in which a run has stored checkpoints."""
+    return f"{run}/", run + _AFTER_SLASH
 
 
 def check_thread_id(thread_id: object) -> str:

@@ -61,6 +61,14 @@ class Line:
 
     # Records
 
+    @staticmethod
+    def records(thread_id: str, checkpoint_id: str | None) -> list[tuple[str, str]]:
+        """Where the standing of a thread is kept, and the position of a checkpoint of its root."""
+        standing = keys.lines(thread_id), _STATE
+        if checkpoint_id is None:
+            return [standing]
+        return [standing, (keys.positions(thread_id), keys.checkpoint("", checkpoint_id))]
+
     async def standing(self) -> Standing:
         record = await self._tx.record(self._lines, _STATE)
         return Standing(0, 1) if record is None else Standing._make(ormsgpack.unpackb(record))

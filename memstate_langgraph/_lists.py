@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
-import ormsgpack
+from memstate_langgraph._fingerprint import Fingerprint
 
 # A piece is a run (start, count) of the base's items, or an item as msgpack bytes.
 Piece = tuple[int, int] | bytes
@@ -23,16 +23,18 @@ _SLACK: Final = 4096
 class ListVersion(NamedTuple):
     """A version of a list: all its items, and what reading it costs.
 
-    ``lowest`` is the lowest of the keys behind it and its own, ``depth`` how many there are, ``stored`` the bytes of
-    all items in them. ``fingerprint`` is that of the objects that the items were made from, when it is known.
+    ``size`` is how many bytes they are. ``lowest`` is the lowest of the keys behind it and its own, ``depth`` how many
+    there are, ``stored`` the bytes of all items in them. ``fingerprint`` is that of the values that the items were made
+    from, when it is known.
     """
 
     key: str
     items: tuple[bytes, ...]
+    size: int
     lowest: str
     depth: int
     stored: int
-    fingerprint: bytes | None = None
+    fingerprint: Fingerprint | None = None
 
 
 class ListRecord(NamedTuple):
@@ -74,64 +76,35 @@ def pieces_of(items: Sequence[bytes], base: Sequence[bytes]) -> list[Piece]:
 
 
 def next_version(
-    key: str, items: tuple[bytes, ...], base: ListVersion | None, fingerprint: bytes | None
+    key: str, items: tuple[bytes, ...], base: ListVersion | None, fingerprint: Fingerprint | None
 ) -> tuple[ListVersion, ListRecord]:
     """A new version, and its record."""
     pieces = pieces_of(items, base.items if base is not None else ())
-    new = sum(len(piece) for piece in pieces if isinstance(piece, bytes))
-    if base is not None and any(isinstance(piece, tuple) for piece in pieces):
-        stored = base.stored + new
-        if base.depth < _SHORT or stored <= 2 * sum(map(len, items)) + _SLACK:
-            version = ListVersion(key, items, min(base.lowest, key), base.depth + 1, stored, fingerprint)
-            return version, ListRecord(base.key, list(pieces), version.lowest, version.depth, stored)
-    stored = sum(map(len, items))
-    return ListVersion(key, items, key, 1, stored, fingerprint), ListRecord(None, list(items), key, 1, stored)
+    new = sum([len(piece) for piece in pieces if isinstance(piece, bytes)])
+    runs = [piece for piece in pieces if isinstance(piece, tuple)]
+    if base is None or not runs:
+        version = ListVersion(key, items, new, key, 1, new, fingerprint)
+        return version, ListRecord(None, list(items), key, 1, new)
+    size = base.size + new if runs == [(0, len(base.items))] else sum(map(len, items))
+    stored = base.stored + new
+    if base.depth < _SHORT or stored <= 2 * size + _SLACK:
+        version = ListVersion(key, items, size, min(base.lowest, key), base.depth + 1, stored, fingerprint)
+        return version, ListRecord(base.key, list(pieces), version.lowest, version.depth, stored)
+    return ListVersion(key, items, size, key, 1, size, fingerprint), ListRecord(None, list(items), key, 1, size)
 
 
-def items_of(record: ListRecord, base: Sequence[bytes]) -> tuple[bytes, ...]:
-    """The items of a version, from its record and its base's items."""
+def version_of(key: str, record: ListRecord, base: ListVersion | None) -> ListVersion:
+    """A stored version, from its record and its base."""
+    known: Sequence[bytes] = base.items if base is not None else ()
     items: list[bytes] = []
+    size = 0
     for piece in record.pieces:
         if isinstance(piece, bytes):
             items.append(piece)
+            size += len(piece)
         else:
             start, count = piece
-            items += base[start : start + count]
-    return tuple(items)
-
-
-# The names of the kinds of messages that were met; empty for everything else.
-_names: Final[dict[type, str]] = {}
-
-
-def fingerprint_of(values: Sequence[Any]) -> bytes | None:
-    """Bytes that are the same only for values that are stored the same; None: they can only be encoded.
-
-    It costs a fraction of encoding. Messages are compared by their fields, so that one that was changed in place is
-    seen. The fingerprint of a list begins with those of its beginnings.
-    """
-    plain: list[Any] = []
-    for value in values:
-        kind = type(value)
-        name = _names.get(kind)
-        if name is None:
-            is_message = kind.__module__.startswith("langchain_core.messages.")
-            name = _names[kind] = f"{kind.__module__}.{kind.__qualname__}" if is_message else ""
-        plain.append([name, value.__dict__, value.__pydantic_extra__] if name else value)
-    try:
-        # Without any of the options that encode other objects: two of them could look the same.
-        packed = ormsgpack.packb(plain, option=_EXACT)
-    except TypeError:
-        return None
-    return packed[1 if len(plain) < 16 else 3 if len(plain) < 65536 else 5 :]
-
-
-_EXACT: Final = (
-    ormsgpack.OPT_NON_STR_KEYS
-    | ormsgpack.OPT_PASSTHROUGH_DATACLASS
-    | ormsgpack.OPT_PASSTHROUGH_DATETIME
-    | ormsgpack.OPT_PASSTHROUGH_ENUM
-    | ormsgpack.OPT_PASSTHROUGH_SUBCLASS
-    | ormsgpack.OPT_PASSTHROUGH_TUPLE
-    | ormsgpack.OPT_PASSTHROUGH_UUID
-)
+            run = known[start : start + count]
+            items += run
+            size += base.size if base is not None and count == len(known) else sum(map(len, run))
+    return ListVersion(key, tuple(items), size, record.lowest, record.depth, record.stored)

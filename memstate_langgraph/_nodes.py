@@ -17,7 +17,7 @@ def attribute(store: StoreBase, rewinder: Rewinder) -> None:
         node = current_node()
         if node is None or not _is_ours(node, store):
             return given
-        rewinder.noted(node.thread_id, node.tag.ns)
+        rewinder.notes.writes(node.thread_id, node.tag.ns)
         session_id: str | None | Unset = node.thread_id
         actor: str | None = node.tag.name
         if given is not None:

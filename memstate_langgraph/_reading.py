@@ -11,8 +11,9 @@ from langgraph.checkpoint.base import Checkpoint, CheckpointTuple
 from memstate_core.errors import StorageError
 from memstate_core.protocols import StorageTransaction
 from memstate_langgraph import _keys as keys
+from memstate_langgraph._cache import Cache
 from memstate_langgraph._codec import Codec, StoredCheckpoint, StoredTask
-from memstate_langgraph._lists import ListVersion, items_of
+from memstate_langgraph._lists import ListVersion, version_of
 from memstate_langgraph._places import config_of
 
 # Fewer versions of a list are read one by one, more by one scan.
@@ -33,9 +34,20 @@ def thread_id_of(record: bytes) -> str:
 
 
 class Reader:
-    """Reads one thread; what it has read of lists it knows, for further checkpoints and for the cache."""
+    """Reads one thread; what it has read of lists it knows, for further checkpoints and for the cache.
 
-    def __init__(self, tx: StorageTransaction, codec: Codec, thread_id: str, *, share: bool = False) -> None:
+    What a ``cache`` has of the thread's generation is not read again.
+    """
+
+    def __init__(
+        self,
+        tx: StorageTransaction,
+        codec: Codec,
+        thread_id: str,
+        *,
+        share: bool = False,
+        cache: Cache | None = None,
+    ) -> None:
         self.tx = tx
         self._codec = codec
         self._thread_id = thread_id
@@ -47,9 +59,13 @@ class Reader:
         # Items that several checkpoints of one answer have in common are made once.
         self._made: dict[bytes, Any] | None = {} if share else None
         self._values: dict[str, Any] = {}
+        self._cache = cache
+        self._generation: bytes | None = None
 
     async def generation(self) -> bytes | None:
-        return generation_of(await self.tx.record(keys.THREADS, keys.thread(self._thread_id)))
+        if self._generation is None:
+            self._generation = generation_of(await self.tx.record(keys.THREADS, keys.thread(self._thread_id)))
+        return self._generation
 
     # Checkpoints
 
@@ -102,16 +118,40 @@ class Reader:
         values = self._codec.inline(one)
         if only is not None:
             values = {channel: value for channel, value in values.items() if channel in only}
-        for channel in one.stored:
-            if only is not None and channel not in only:
+        versions = header["channel_versions"]
+        wanted = {
+            channel: keys.channel(one.checkpoint_ns, channel, versions[channel])
+            for channel in one.stored
+            if channel in versions and (only is None or channel in only)
+        }
+        await self._read_all([key for key in wanted.values() if key not in self._contents and key not in self.lists])
+        for channel, key in wanted.items():
+            if key in self.lists:
+                values[channel] = self._codec.list_of(self.lists[key].items, self._made)
                 continue
-            version = header["channel_versions"].get(channel)
-            if version is not None:
-                key = keys.channel(one.checkpoint_ns, channel, version)
-                content = await self._content(key)
-                if content is not None:
-                    values[channel] = await self._value(key, content)
+            content = await self._content(key)
+            if content is not None:
+                values[channel] = await self._value(key, content)
         return values
+
+    async def _read_all(self, wanted: Sequence[str]) -> None:
+        """Read channels in one go, but for the lists that the cache has; whether it may be used is asked along."""
+        thread = keys.THREADS, keys.thread(self._thread_id)
+        guess = self._cache.generation(self._thread_id) if self._cache is not None else None
+        lists: dict[str, ListVersion] = {}
+        if self._cache is not None and guess is not None:
+            found = [self._cache.list_version(guess, self._thread_id, key) for key in wanted]
+            lists = {one.key: one for one in found if one is not None}
+        places = [(self._channels, key) for key in wanted if key not in lists]
+        if self._cache is not None:
+            places.append(thread)
+        records = await self.tx.records(places)
+        if thread in records:
+            self._generation = generation_of(records.pop(thread))
+        if self._generation is not None and self._generation == guess:
+            self.lists.update(lists)
+        for (_, key), record in records.items():
+            self._contents[key] = self._codec.seal.open(self._channels, key, record)
 
     async def _value(self, key: str, content: Sequence[Any]) -> Any:
         if self._codec.as_list(content) is not None:
@@ -126,11 +166,6 @@ class Reader:
         start, end = keys.task_range(checkpoint_ns, checkpoint_id)
         records = await self.tx.scan(self._writes, start=start, end=end)
         return [self._codec.open_task(self._writes, *record) for record in records]
-
-    async def task(self, checkpoint_ns: str, checkpoint_id: str, task_id: str) -> StoredTask | None:
-        key = keys.task(checkpoint_ns, checkpoint_id, task_id)
-        record = await self.tx.record(self._writes, key)
-        return None if record is None else self._codec.open_task(self._writes, key, record)
 
     # Lists
 
@@ -164,8 +199,7 @@ class Reader:
         for one in reversed(behind):
             record = self._codec.as_list(self._contents[one])
             assert record is not None
-            base = self.lists[record.base].items if record.base is not None else ()
-            self.lists[one] = ListVersion(one, items_of(record, base), record.lowest, record.depth, record.stored)
+            self.lists[one] = version_of(one, record, self.lists[record.base] if record.base is not None else None)
         return self.lists[key]
 
     async def _read_between(self, lowest: str, key: str) -> None:

@@ -14,12 +14,14 @@ from memstate_langgraph._writing import new_generation
 
 async def everything(tx: StorageTransaction, thread_id: str) -> list[RecordWrite]:
     """The removal of all that a thread has."""
+    runs = [key for key, _ in await tx.scan(keys.ran(thread_id))]
     exists = await tx.record(keys.THREADS, keys.thread(thread_id)) is not None
     writes = [
         RecordWrite(collection, key, None)
         for collection in keys.of_thread(thread_id)
         for key, _ in await tx.scan(collection)
     ]
+    writes += [RecordWrite(keys.RAN, keys.ran_in(run, thread_id), None) for run in runs]
     if exists:
         writes.append(RecordWrite(keys.THREADS, keys.thread(thread_id), None))
     return writes
@@ -58,6 +60,12 @@ async def all_but(
     for key, _ in await tx.scan(keys.finished(thread_id)):
         if keys.checkpoint_of_task(key) not in visible:
             removals.append(RecordWrite(keys.finished(thread_id), key, None))
+    run_ids = {codec.metadata(found[key]).get("run_id") for key in visible}
+    runs = {keys.run(str(run_id)) for run_id in run_ids if run_id is not None}
+    for key, _ in await tx.scan(keys.ran(thread_id)):
+        if key not in runs:
+            removals.append(RecordWrite(keys.ran(thread_id), key, None))
+            removals.append(RecordWrite(keys.RAN, keys.ran_in(key, thread_id), None))
     removals.append(new_generation(thread_id)[1])
     return removals
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from langchain_core.runnables import RunnableConfig
@@ -20,13 +20,14 @@ from memstate_core.engine import Engine
 from memstate_core.errors import ValidationFailed
 from memstate_core.protocols import Batch, RecordWrite, StorageTransaction
 from memstate_langgraph import _keys as keys
+from memstate_langgraph._ahead import read_ahead
 from memstate_langgraph._cache import Cache
 from memstate_langgraph._codec import Codec, StoredCheckpoint, StoredTask
 from memstate_langgraph._listing import Listing
 from memstate_langgraph._places import Place, config_of
-from memstate_langgraph._reading import Reader, thread_id_of
+from memstate_langgraph._reading import Reader
 from memstate_langgraph._removing import all_but, everything
-from memstate_langgraph._writing import Put, new_generation
+from memstate_langgraph._writing import Put, new_generation, ran_records
 from memstate_langgraph.rewind import Rewinder
 
 
@@ -67,11 +68,14 @@ class Saver:
             new_versions,
         )
 
-        await self.rewinder.updating(config, checkpoint, metadata)
+        await self.rewinder.updating(place, config, checkpoint, metadata)
+
+        places = [put.thread, *self.rewinder.asked(place)]
 
         async def work(tx: StorageTransaction) -> None:
-            records = await put.records(tx)
-            records += await self.rewinder.stored(tx, config, checkpoint["id"])
+            ahead = await read_ahead(tx, places)
+            records = await put.records(ahead)
+            records += await self.rewinder.stored(ahead, place, config, checkpoint["id"])
             await tx.write(Batch(records=records))
 
         await self._write(work)
@@ -89,12 +93,15 @@ class Saver:
         collection = keys.writes(place.thread_id)
         key = keys.task(place.checkpoint_ns, checkpoint_id, task_id)
 
+        first = StoredTask(task_id, ()).merged(new)
+
         async def work(tx: StorageTransaction) -> None:
-            known = await Reader(tx, codec, place.thread_id).task(place.checkpoint_ns, checkpoint_id, task_id)
-            task = (known or StoredTask(task_id, ())).merged(new)
+            record = await tx.record(collection, key, is_new=True)
+            known = None if record is None else codec.open_task(collection, key, record)
+            task = first if known is None else known.merged(new)
             records = [RecordWrite(collection, key, codec.close_task(collection, key, task))]
             if task.has_finished and not (known is not None and known.has_finished):
-                records += await self.rewinder.finished(tx, config, task_id)
+                records += await self.rewinder.finished(tx, place, config, task_id)
             await tx.write(Batch(records=records))
 
         await self._write(work)
@@ -106,7 +113,7 @@ class Saver:
         await self.rewinder.begins(config)
 
         async def work(tx: StorageTransaction) -> tuple[CheckpointTuple, Reader, bytes | None] | None:
-            reader = Reader(tx, codec, place.thread_id)
+            reader = Reader(tx, codec, place.thread_id, cache=self._cache)
             one = await reader.checkpoint(place.checkpoint_ns, place.checkpoint_id)
             if one is None:
                 return None
@@ -145,7 +152,7 @@ class Saver:
         )
         for channel, version in checkpoint["channel_versions"].items():
             one = reader.known_list(place.checkpoint_ns, channel, version)
-            if one is not None:
+            if one is not None and self._cache.list_version(generation, place.thread_id, one.key) is not one:
                 self._cache.keep_list(generation, place.thread_id, one)
 
     def listing(
@@ -206,7 +213,7 @@ class Saver:
         def stays(found: list[StoredCheckpoint]) -> set[str]:
             return {_key(one) for one in found if str(codec.metadata(one).get("run_id")) not in gone}
 
-        for thread_id in await self._thread_ids():
+        for thread_id in await self._ran_in(gone):
             await self._remove(lambda tx, thread_id=thread_id: all_but(tx, codec, thread_id, stays))  # type: ignore[misc]
 
     async def prune(self, codec: Codec, thread_ids: Sequence[str], strategy: str) -> None:
@@ -251,13 +258,21 @@ class Saver:
                 for key, record in await tx.scan(collection):
                     content = codec.seal.open(collection, key, record)
                     records.append(RecordWrite(into, key, codec.seal.close(into, key, content)))
+            for run, _ in await tx.scan(keys.ran(source)):
+                records += ran_records(target, run)
             await tx.write(Batch(records=records))
 
         await self._write(work)
 
-    async def _thread_ids(self) -> list[str]:
+    async def _ran_in(self, run_ids: Collection[str]) -> list[str]:
+        """The threads in which runs have stored checkpoints."""
+
         async def work(tx: StorageTransaction) -> list[str]:
-            return [thread_id_of(record.value) for record in await tx.scan(keys.THREADS)]
+            found: dict[str, None] = {}
+            for run_id in run_ids:
+                start, end = keys.ran_range(keys.run(run_id))
+                found.update((record.value.decode(), None) for record in await tx.scan(keys.RAN, start=start, end=end))
+            return list(found)
 
         found: list[str] = await self._read(work)
         return found

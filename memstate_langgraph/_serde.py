@@ -31,6 +31,16 @@ TypeName = tuple[str, ...]
 # The codes of LangGraph's msgpack extensions (langgraph.checkpoint.serde.jsonplus).
 _SINGLE_ARGUMENT, _ARGUMENTS, _KEYWORDS, _METHOD, _PYDANTIC_1, _PYDANTIC_2, _NUMPY, _DELTA_SNAPSHOT = range(8)
 
+# How LangGraph's encoder is set.
+_LANGGRAPHS: Final = (
+    ormsgpack.OPT_NON_STR_KEYS
+    | ormsgpack.OPT_PASSTHROUGH_DATACLASS
+    | ormsgpack.OPT_PASSTHROUGH_DATETIME
+    | ormsgpack.OPT_PASSTHROUGH_ENUM
+    | ormsgpack.OPT_PASSTHROUGH_UUID
+    | ormsgpack.OPT_REPLACE_SURROGATES
+)
+
 _STANDARD: Final = {
     ("builtins", "frozenset"),
     ("builtins", "set"),
@@ -83,6 +93,11 @@ class StrictSerializer(JsonPlusSerializer):
         return self if merged == self.allowed else StrictSerializer(merged)
 
     def dumps_typed(self, obj: Any) -> tuple[str, bytes]:
+        if obj is not None and not isinstance(obj, bytes | bytearray):
+            try:
+                return "msgpack", ormsgpack.packb(obj, default=self._model, option=_LANGGRAPHS)
+            except TypeError:
+                pass  # it has other types in it, which LangGraph's encoder knows, or nobody
         try:
             type_, data = super().dumps_typed(obj)
         except (TypeError, ormsgpack.MsgpackEncodeError) as error:
@@ -100,6 +115,17 @@ class StrictSerializer(JsonPlusSerializer):
             return super().loads_typed(data)
 
     # Writing
+
+    def _model(self, obj: Any) -> ormsgpack.Ext:
+        """A model of nothing but plain data as LangGraph encodes it: there is no other type in it to look for.
+
+        :raises TypeError: it is not one, or not one that was allowed before.
+        """
+        kind = type(obj)
+        if not issubclass(kind, BaseModel) or (kind.__module__, kind.__name__) not in self._constructors:
+            raise TypeError
+        content = (kind.__module__, kind.__name__, obj.model_dump(), "model_validate_json")
+        return ormsgpack.Ext(_PYDANTIC_2, ormsgpack.packb(content, option=_LANGGRAPHS))
 
     def _check(self, data: bytes) -> None:
         """See that all types in the data are allowed, without making any of them."""

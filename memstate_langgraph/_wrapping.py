@@ -24,6 +24,7 @@ from langgraph.checkpoint.base import (
 from memstate_core.engine import Engine
 from memstate_core.protocols import Batch, StorageTransaction
 from memstate_langgraph import _keys as keys
+from memstate_langgraph._ahead import read_ahead
 from memstate_langgraph._codec import Codec
 from memstate_langgraph._hearing import finished_tasks
 from memstate_langgraph._line import Line
@@ -77,10 +78,12 @@ class Wrapped:
         metadata: CheckpointMetadata,
         new_versions: ChannelVersions,
     ) -> RunnableConfig:
-        await self.rewinder.updating(config, checkpoint, metadata)
+        place = Place(config)
+        await self.rewinder.updating(place, config, checkpoint, metadata)
+        places = self.rewinder.asked(place)
 
         async def work(tx: StorageTransaction) -> None:
-            records = await self.rewinder.stored(tx, config, checkpoint["id"])
+            records = await self.rewinder.stored(await read_ahead(tx, places), place, config, checkpoint["id"])
             if records:
                 await tx.write(Batch(records=records))
 
@@ -109,7 +112,7 @@ class Wrapped:
                 return
 
         async def work(tx: StorageTransaction) -> None:
-            records = await self.rewinder.finished(tx, config, task_id, always=True)
+            records = await self.rewinder.finished(tx, place, config, task_id, always=True)
             if records:
                 await tx.write(Batch(records=records))
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any
+from itertools import zip_longest
+from typing import Any, Final
 
 import ormsgpack
 from langgraph.checkpoint.base import ChannelVersions, Checkpoint, CheckpointMetadata
@@ -13,7 +14,8 @@ from memstate_core.protocols import RecordWrite, StorageTransaction
 from memstate_langgraph import _keys as keys
 from memstate_langgraph._cache import Cache
 from memstate_langgraph._codec import Codec
-from memstate_langgraph._lists import ListVersion, fingerprint_of, next_version
+from memstate_langgraph._fingerprint import Fingerprint, fingerprint_of
+from memstate_langgraph._lists import ListVersion, next_version
 from memstate_langgraph._reading import Reader, generation_of
 
 
@@ -30,6 +32,14 @@ def thread_record(thread_id: str, generation: bytes, checkpoint_id: str) -> Reco
     """
     record = ormsgpack.packb((generation, thread_id, checkpoint_id))
     return RecordWrite(keys.THREADS, keys.thread(thread_id), record)
+
+
+def ran_records(thread_id: str, run: str) -> list[RecordWrite]:
+    """What says that a run (its key) has stored checkpoints in a thread, to be found by either."""
+    return [
+        RecordWrite(keys.RAN, keys.ran_in(run, thread_id), thread_id.encode()),
+        RecordWrite(keys.ran(thread_id), run, b""),
+    ]
 
 
 class Put:
@@ -54,17 +64,23 @@ class Put:
         self._versions: Mapping[str, Any] = dict(checkpoint["channel_versions"])
         self._checkpoint_id = checkpoint["id"]
         self._channels = keys.channels(thread_id)
+        run_id = metadata.get("run_id")
+        self._run = None if run_id is None else keys.run(str(run_id))
+        self.thread: Final = (keys.THREADS, keys.thread(thread_id))
         one = codec.checkpoint(thread_id, checkpoint_ns, parent_id, checkpoint, metadata)
         self._records: list[RecordWrite] = []
-        self._lists: dict[str, tuple[str, tuple[bytes, ...], bytes | None]] = {}
+        self._lists: dict[str, tuple[str, tuple[bytes, ...], Fingerprint | None]] = {}
         new = [channel for channel in one.stored if channel in new_versions]
-        known = self._cache.generation(thread_id)
+        # What the lists were encoded with is also what they build on, if nothing was removed meanwhile.
+        self._known = self._cache.generation(thread_id)
+        self._bases: dict[str, ListVersion | None] = {}
         for channel in new:
             key = keys.channel(checkpoint_ns, channel, new_versions[channel])
             value = checkpoint["channel_values"][channel]
             # A version that others than get_next_version made may be put twice, with different values.
             if codec.splits(value) and isinstance(new_versions[channel], str):
-                self._lists[channel] = (key, *self._items(value, self._remembered(known, channel)))
+                base = self._bases[channel] = self._remembered(self._known, channel)
+                self._lists[channel] = (key, *self._items(value, base))
             else:
                 self._records.append(self._record(key, codec.whole(value)))
         collection = keys.checkpoints(thread_id)
@@ -75,18 +91,23 @@ class Put:
     def _record(self, key: str, content: Sequence[Any]) -> RecordWrite:
         return RecordWrite(self._channels, key, self._codec.seal.close(self._channels, key, content))
 
-    def _items(self, values: Sequence[Any], base: ListVersion | None) -> tuple[tuple[bytes, ...], bytes | None]:
-        """The values as stored, and their fingerprint; what the base begins with is not encoded again."""
+    def _items(self, values: list[Any], base: ListVersion | None) -> tuple[tuple[bytes, ...], Fingerprint | None]:
+        """The values as stored, and their fingerprint; those that are as the base has them are not encoded again."""
+        known = base.fingerprint if base is not None else None
+        if base is None or known is None:
+            fingerprint = fingerprint_of(values)
+            return self._codec.items(values), fingerprint
+        if known.fits(values):
+            new = values[len(base.items) :]
+            if not new:
+                return base.items, known
+            fingerprint = fingerprint_of(new)
+            return base.items + self._codec.items(new), known.joined(fingerprint) if fingerprint is not None else None
         fingerprint = fingerprint_of(values)
-        if (
-            fingerprint is not None
-            and base is not None
-            and base.fingerprint is not None
-            and len(base.items) <= len(values)
-            and fingerprint.startswith(base.fingerprint)
-        ):
-            return base.items + self._codec.items(values[len(base.items) :]), fingerprint
-        return self._codec.items(values), fingerprint
+        unchanged = known.unchanged(values)
+        changed = iter(self._codec.items([value for value, is_same in zip_longest(values, unchanged) if not is_same]))
+        items = [item if is_same else next(changed) for item, is_same in zip(base.items, unchanged, strict=False)]
+        return (*items, *changed), fingerprint
 
     def _remembered(self, generation: bytes | None, channel: str) -> ListVersion | None:
         """The version that the parent had, if this process knows it."""
@@ -103,14 +124,17 @@ class Put:
     async def records(self, tx: StorageTransaction) -> list[RecordWrite]:
         """What is to be written, on what is there now."""
         records = list(self._records)
-        generation = generation_of(await tx.record(keys.THREADS, keys.thread(self._thread_id)))
+        generation = generation_of(await tx.record(*self.thread))
         generation = generation or new_generation(self._thread_id)[0]
         records.append(thread_record(self._thread_id, generation, self._checkpoint_id))
-        reader = Reader(tx, self._codec, self._thread_id)
+        if self._run is not None and not self._cache.has_run(generation, self._thread_id, self._run):
+            records += ran_records(self._thread_id, self._run)
+        reader: Reader | None = None
         versions: list[ListVersion] = []
         for channel, (key, items, fingerprint) in self._lists.items():
-            base = self._remembered(generation, channel)
+            base = self._bases[channel] if generation == self._known else self._remembered(generation, channel)
             if base is None:
+                reader = reader or Reader(tx, self._codec, self._thread_id)
                 base = await reader.base(self._checkpoint_ns, self._parent_id, channel)
             version, parts = next_version(key, items, base, fingerprint)
             versions.append(version)
@@ -123,6 +147,8 @@ class Put:
         assert self._made is not None
         generation, versions = self._made
         self._cache.saw(self._thread_id, generation)
+        if self._run is not None:
+            self._cache.keep_run(generation, self._thread_id, self._run)
         self._cache.keep_versions(generation, self._thread_id, self._checkpoint_ns, self._checkpoint_id, self._versions)
         for version in versions:
             self._cache.keep_list(generation, self._thread_id, version)

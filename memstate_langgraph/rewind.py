@@ -13,10 +13,8 @@ back by a replay: one transaction that undoes what came after a place of the lin
 from __future__ import annotations
 
 import logging
-import threading
-from collections import OrderedDict
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, Final, Literal
+from typing import Any, Literal
 
 from langchain_core.runnables import RunnableConfig
 from langgraph.checkpoint.base import Checkpoint, CheckpointMetadata, CheckpointTuple
@@ -27,17 +25,18 @@ from memstate_core.engine import Engine, Locate
 from memstate_core.errors import NotFoundError, ValidationFailed
 from memstate_core.facts import Entry, Moved, Operation
 from memstate_core.protocols import Position, RecordWrite, StorageTransaction
-from memstate_langgraph._hearing import finished_tasks, given_input, last_looks
+from memstate_langgraph._ahead import read_ahead
+from memstate_langgraph._hearing import finished_tasks, given_input, updated_from
 from memstate_langgraph._line import Line, RootPosition, Standing, tag
+from memstate_langgraph._notes import Notes
 from memstate_langgraph._places import Place
+from memstate_langgraph._positions import of_checkpoint, of_task
 from memstate_langgraph._runs import Runs
 from memstate_langgraph._tags import replay_mark, runtime_in
 
 Rewinding = Literal["auto", "manual", "off"]
 
 logger = logging.getLogger("memstate")
-
-_THREADS: Final = 4096
 
 
 class Rewinder:
@@ -47,51 +46,7 @@ class Rewinder:
         self._engine = engine
         self.mode = mode
         self.runs = Runs(engine, run_timeout)
-        self._guard = threading.Lock()
-        # By thread: the runtime of the last run that loaded its root, so that its further looks are no new run.
-        self._runs: OrderedDict[str, Any] = OrderedDict()
-        # By thread: the namespaces of tasks that have changed the memory since.
-        self._wrote: dict[str, set[str]] = {}
-        # By thread: the namespaces of tasks that have ended well since. Their writes may be stored much later.
-        self._ended: dict[str, set[str]] = {}
-
-    # What nodes do
-
-    def noted(self, thread_id: str, ns: str) -> None:
-        with self._guard:
-            self._wrote.setdefault(thread_id, set()).add(ns)
-
-    def ended(self, thread_id: str, ns: str) -> None:
-        """A task has ended well."""
-        if self.wrote(thread_id, ns):
-            with self._guard:
-                self._ended.setdefault(thread_id, set()).add(ns)
-
-    def wrote(self, thread_id: str, ns: str) -> bool:
-        """Whether a task, or one below it, has changed the memory in this run, as far as this process knows."""
-        with self._guard:
-            return any(one == ns or one.startswith(f"{ns}|") for one in self._wrote.get(thread_id, ()))
-
-    def task_wrote(self, thread_id: str, task_id: str) -> bool:
-        """The same for a task of which only the id is known."""
-        with self._guard:
-            return any(task_id in ns for ns in self._wrote.get(thread_id, ()))
-
-    def _begins(self, thread_id: str, runtime: Any) -> bool:
-        """Whether this is the first look of a run at its root."""
-        with self._guard:
-            if self._runs.get(thread_id) is runtime:
-                return False
-            self._runs[thread_id] = runtime
-            self._runs.move_to_end(thread_id)
-            if len(self._runs) > _THREADS:
-                self._forget(self._runs.popitem(last=False)[0])
-            self._forget(thread_id)
-            return True
-
-    def _forget(self, thread_id: str) -> None:
-        self._wrote.pop(thread_id, None)
-        self._ended.pop(thread_id, None)
+        self.notes = Notes()
 
     # Loading
 
@@ -129,7 +84,7 @@ class Rewinder:
         if place.checkpoint_ns:
             await self._loaded_nested(place, configurable, checkpoint_id, finished, explicit)
             return
-        if not self._begins(place.thread_id, runtime_in(configurable)):
+        if not self.notes.begins(place.thread_id, runtime_in(configurable)):
             return
         if explicit and checkpoint_id is None:
             return
@@ -185,6 +140,10 @@ class Rewinder:
             new = Standing(found.line, standing.following)
             return way._replace(records=[line.leave(standing.line, position.head), line.stand(new)])
 
+        keep = self._keeping(thread_id, checkpoint_id, finished)
+        # Mostly there is nothing to do, which one look tells.
+        if not await self._is_needed(thread_id, (route, keep), Line.records(thread_id, checkpoint_id)):
+            return
         if checkpoint_id is not None:
             why = f"the graph returns to {checkpoint_id}"
             await self._move_if_needed(thread_id, Operation.CHECKOUT, route, why)
@@ -192,7 +151,11 @@ class Rewinder:
 
     async def _keep(self, thread_id: str, checkpoint_id: str | None, finished: Collection[str]) -> None:
         """Leave of the step that ran from a checkpoint what counts."""
+        why = f"the graph runs on from {checkpoint_id or 'its beginning'}"
+        route = self._keeping(thread_id, checkpoint_id, finished)
+        await self._move_if_needed(thread_id, Operation.REPLAY, route, why)
 
+    def _keeping(self, thread_id: str, checkpoint_id: str | None, finished: Collection[str]) -> moves.Router:
         async def route(tx: StorageTransaction, position: Position) -> moves.Route:
             line = Line(tx, thread_id)
             found = await line.position(checkpoint_id) if checkpoint_id is not None else RootPosition(0, 0)
@@ -204,8 +167,7 @@ class Rewinder:
                 kept |= _of(finished, await line.finished("", checkpoint_id))
             return await self._replay(tx, line, position, span.base, span.seqs, kept, checkpoint_id or "")
 
-        why = f"the graph runs on from {checkpoint_id or 'its beginning'}"
-        await self._move_if_needed(thread_id, Operation.REPLAY, route, why)
+        return route
 
     async def _loaded_nested(
         self, place: Place, configurable: Any, checkpoint_id: str | None, finished: Collection[str], explicit: bool
@@ -312,96 +274,50 @@ class Rewinder:
         parts = [task_id for known, found, task_id in levels if found == checkpoint_id and known != graph]
         if not parts:
             return False
-        with self._guard:
-            ended = [one.rpartition(":")[2] for one in self._ended.get(thread_id, ())]
+        ended = self.notes.ended_tasks(thread_id)
         if any(task_id in ended for task_id in parts):
             return True
         finished = await line.finished(graph, checkpoint_id)
         return any(entry.seq in finished.get(task_id, ()) for task_id in parts)
 
+    # Storing
+
+    def asked(self, place: Place) -> list[tuple[str, str]]:
+        """The records that :meth:`stored` will look at, so that they can be read together with others."""
+        return [] if self.mode == "off" or place.checkpoint_ns else Line.records(place.thread_id, place.checkpoint_id)
+
+    async def stored(
+        self, tx: StorageTransaction, place: Place, config: RunnableConfig, checkpoint_id: str
+    ) -> list[RecordWrite]:
+        """The records that a new checkpoint is stored with: where the memory stands at it."""
+        return [] if self.mode == "off" else await of_checkpoint(tx, place, _root(config, place), checkpoint_id)
+
     async def finished(
-        self, tx: StorageTransaction, config: RunnableConfig, task_id: str, *, always: bool = False
+        self, tx: StorageTransaction, place: Place, config: RunnableConfig, task_id: str, *, always: bool = False
     ) -> list[RecordWrite]:
         """The records that the first writes of a finished task are stored with; none if it did nothing.
 
         ``always``: also if it did nothing, since nobody else can tell whether these are its first.
         """
-        place = Place(config)
         if self.mode == "off" or place.checkpoint_id is None:
             return []
-        if not always and not self.task_wrote(place.thread_id, task_id):
+        if not always and not self.notes.task_wrote(place.thread_id, task_id):
             return []
-        root = _root(config, place)
-        head = (await tx.position(place.thread_id)).head
-        line = Line(tx, place.thread_id)
-        made = [
-            entry.seq
-            for entry in (await line.since(head, root, within=place.checkpoint_ns)).entries
-            if (one := tag(entry)) is not None and one.of_task(task_id)
-        ]
-        return [line.finish(place.checkpoint_ns, place.checkpoint_id, task_id, made)]
+        return [await of_task(tx, place, _root(config, place), task_id)]
 
-    # Storing
-
-    async def stored(self, tx: StorageTransaction, config: RunnableConfig, checkpoint_id: str) -> list[RecordWrite]:
-        """The records that a new checkpoint is stored with: where the memory stands at it."""
-        if self.mode == "off":
-            return []
-        place = Place(config)
-        head = (await tx.position(place.thread_id)).head
-        line = Line(tx, place.thread_id)
-        if place.checkpoint_ns:
-            return await self._content(line, head, _root(config, place), place.checkpoint_ns, checkpoint_id)
-        standing = await line.standing()
-        parent = await line.position(place.checkpoint_id) if place.checkpoint_id is not None else None
-        above = parent.seq if parent is not None and parent.line == standing.line else 0
-        seq = await line.before(head, above, checkpoint_id) if head > above else head
-        return [line.place(checkpoint_id, RootPosition(seq, standing.line))]
-
-    @staticmethod
-    async def _content(line: Line, head: int, root: str, ns: str, checkpoint_id: str) -> list[RecordWrite]:
-        if not head:
-            return []
-        count = ns.count("|") + 1
-        content = [
-            entry.seq
-            for entry in (await line.since(head, root)).entries
-            if (one := tag(entry)) is not None
-            and one.under(ns)
-            and any(parts == count and earlier < checkpoint_id for parts, earlier in one.nested)
-        ]
-        return [line.contain(ns, checkpoint_id, content)] if content else []
-
-    async def updating(self, config: RunnableConfig, checkpoint: Checkpoint, metadata: CheckpointMetadata) -> None:
+    async def updating(
+        self, place: Place, config: RunnableConfig, checkpoint: Checkpoint, metadata: CheckpointMetadata
+    ) -> None:
         """Before ``update_state`` stores a checkpoint: the memory becomes what it was at the one that is updated."""
-        place = Place(config)
         if self.mode != "auto" or place.checkpoint_ns or runtime_in(config["configurable"]) is not None:
             return
-        looks = [look for look in last_looks.get() if look.thread_id == place.thread_id]
-        copies = metadata.get("source") == "fork"  # its parent is that of the checkpoint that is copied
-        updated = next(
-            (
-                look
-                for look in (looks if copies else reversed(looks))
-                if (look.parent_id if copies else look.checkpoint_id) == place.checkpoint_id
-            ),
-            None,
-        )
-        source = updated.checkpoint_id if updated is not None else place.checkpoint_id
-        if source is None:
+        update = updated_from(place.thread_id, place.checkpoint_id, checkpoint, metadata)
+        if update is None:
             return
-        # An update that ends the step applies what its finished tasks wrote, so their triggers count as seen.
-        applies = (
-            metadata.get("source") == "update"
-            and updated is not None
-            and _without_empty(updated.seen) != _without_empty(checkpoint["versions_seen"])
-        )
-        finished = updated.finished if applies and updated is not None else ()
-        latest = next((look.checkpoint_id for look in reversed(looks) if look.is_latest), source)
-        if latest == source:
-            await self.return_to(place.thread_id, source, finished)
+        if update.is_latest:
+            await self.return_to(place.thread_id, update.checkpoint_id, update.finished)
         else:
-            await self.go_back(place.thread_id, source, finished)
+            await self.go_back(place.thread_id, update.checkpoint_id, update.finished)
 
     # Moving
 
@@ -436,18 +352,25 @@ class Rewinder:
         return moved
 
     async def _move_if_needed(self, thread_id: str, operation: Operation, route: moves.Router, why: str) -> None:
-        """Look first, without the right to write: mostly there is nothing to do."""
-
-        async def look(tx: StorageTransaction) -> bool:
-            way = await route(tx, await tx.position(thread_id))
-            return bool(way.up or way.down or way.records)
-
-        if await self._engine.storage.read(self._engine.namespace, look, snapshot=True):
+        if await self._is_needed(thread_id, (route,)):
             await self._move(thread_id, operation, route, why)
 
+    async def _is_needed(
+        self, thread_id: str, routes: Sequence[moves.Router], records: Sequence[tuple[str, str]] = ()
+    ) -> bool:
+        """Look first, without the right to write; ``records`` are what the routes will read."""
 
-def _without_empty(seen: Mapping[str, Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
-    return {node: versions for node, versions in seen.items() if versions}
+        async def look(tx: StorageTransaction) -> bool:
+            tx = await read_ahead(tx, records)
+            position = await tx.position(thread_id)
+            for route in routes:
+                way = await route(tx, position)
+                if way.up or way.down or way.records:
+                    return True
+            return False
+
+        found: bool = await self._engine.storage.read(self._engine.namespace, look, snapshot=True)
+        return found
 
 
 def _of(tasks: Collection[str], finished: Mapping[str, Sequence[int]]) -> set[int]:

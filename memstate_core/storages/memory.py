@@ -334,8 +334,13 @@ class _MemoryTransaction:
     async def savepoint(self, session_id: str | None, name: str) -> int | None:
         return self._data.savepoints.get((session_id, name))
 
-    async def record(self, collection: str, key: str) -> bytes | None:
+    async def record(self, collection: str, key: str, *, is_new: bool = False) -> bytes | None:
         return self._data.records.get(collection, {}).get(key)
+
+    async def records(self, wanted: Sequence[tuple[str, str]]) -> dict[tuple[str, str], bytes]:
+        records = self._data.records
+        found = ((place, records.get(place[0], {}).get(place[1])) for place in wanted)
+        return {place: value for place, value in found if value is not None}
 
     async def scan(
         self,

@@ -551,6 +551,12 @@ class TestTheRest(_Base):
         assert await raw.ask(lambda tx: tx.record("c", "b")) == b"new"
         assert await raw.ask(lambda tx: tx.record("c", "d")) is None
         assert await raw.ask(lambda tx: tx.record("nothing", "a")) is None
+        wanted = [("c", "b"), ("c", "d"), ("d", "a"), ("nothing", "a"), ("c", "a")]
+        kept = {("c", "b"): b"new", ("d", "a"): b"d", ("c", "a"): b"a"}
+        for snapshot in (False, True):
+            read = raw.storage.read
+            assert await read(raw.namespace, lambda tx: tx.records(wanted), snapshot=snapshot) == kept
+            assert await read(raw.namespace, lambda tx: tx.records([]), snapshot=snapshot) == {}
         assert await raw.ask(lambda tx: tx.scan("c")) == [Record("a", b"a"), Record("b", b"new"), Record("c", b"c")]
         assert [one.key for one in await raw.ask(lambda tx: tx.scan("c", start="b", end="c"))] == ["b"]
         assert [one.key for one in await raw.ask(lambda tx: tx.scan("c", reverse=True, limit=2))] == ["c", "b"]
@@ -559,7 +565,9 @@ class TestTheRest(_Base):
 
     async def test_records_are_written_in_the_transaction_that_read_them(self, raw: Raw) -> None:
         async def work(tx: StorageTransaction) -> list[bytes | None]:
-            found = [await tx.record("c", key) for key in ("old", "new", "nothing", "left", "gone")]
+            found = [await tx.record("c", key, is_new=key != "new") for key in ("old", "new", "nothing")]
+            more = await tx.records([("c", "left"), ("c", "gone"), ("c", "nothing")])
+            found += [more.get(("c", key)) for key in ("left", "gone")]
             writes = [RecordWrite("c", key, b"2") for key in ("old", "new", "unread")]
             await tx.write(Batch(records=[*writes, RecordWrite("c", "gone", None)]))
             return found

@@ -979,7 +979,7 @@ async def test_what_was_only_read_is_as_it_was_when_the_rest_is_written(url: str
 
         async def work(tx: Any) -> None:
             found = await tx.facts(["read", "written"])
-            record = await tx.record("c", "k")
+            record = (await tx.records([("c", "k"), ("c", "none")])).get(("c", "k"))
             runs.append(found["read"].version)
             if len(runs) == 1:
                 await twin.put(fact("read", 2))
@@ -993,6 +993,63 @@ async def test_what_was_only_read_is_as_it_was_when_the_rest_is_written(url: str
         assert runs == [1, 2, 2]
         assert (await raw.facts("written"))["written"].payload == '{"saw": 2}'
         assert await raw.ask(lambda tx: tx.record("c", "copy")) == b"new"
+
+
+class TestKnownRecords:
+    """Records are guessed at where this process saw them last; a wrong guess is nobody's."""
+
+    @staticmethod
+    def reads(record: bytes | None, seen: list[Any], *, writes: bool = True) -> Any:
+        """A work that notes what it sees, and refuses anything but ``record``, if there is one."""
+
+        async def work(tx: Any) -> bytes | None:
+            found: bytes | None = (await tx.records([("c", "k"), ("c", "none")])).get(("c", "k"))
+            assert await tx.record("c", "k") == found
+            seen.append(found)
+            if record is not None and found != record:
+                raise ConflictError(f"{found!r}")
+            if writes:
+                await tx.write(Batch(records=[RecordWrite("c", "copy", found)]))
+            return found
+
+        return work
+
+    @pytest.mark.parametrize(("record", "writes"), [(None, True), (None, False), (b"new", True)])
+    def test_a_wrong_guess_does_not_count(self, url: str, schema: str, record: bytes | None, writes: bool) -> None:
+        with PostgresStorage(url, schema=schema) as storage, PostgresStorage(url, schema=schema) as other:
+            raw, twin = Raw(storage), Raw(other)
+            run(raw.write(Batch(records=[RecordWrite("c", "k", b"old")])))
+            seen: list[Any] = []
+            run(storage.write("n", self.reads(None, seen)))
+            run(twin.write(Batch(records=[RecordWrite("c", "k", b"new")])))
+            assert run(storage.write("n", self.reads(record, seen, writes=writes))) == b"new"
+            assert seen == [b"old", b"old", b"new"]
+            if writes:
+                assert run(twin.ask(lambda tx: tx.record("c", "copy"))) == b"new"
+            # Others change it, so it is looked at from now on.
+            run(twin.write(Batch(records=[RecordWrite("c", "k", None)])))
+            assert run(storage.write("n", self.reads(None, seen))) is None
+            assert seen[3:] == [None]
+
+    def test_what_is_not_new_is_found(self, url: str, schema: str) -> None:
+        with PostgresStorage(url, schema=schema) as storage, PostgresStorage(url, schema=schema) as other:
+            seen: list[bytes | None] = []
+
+            async def work(tx: Any) -> None:
+                seen.append(await tx.record("c", "k", is_new=True))
+                await tx.write(Batch(records=[RecordWrite("c", "k", (seen[-1] or b"") + b"1" * 300)]))
+
+            for store in (storage, other, storage):
+                run(store.write("n", work))
+            assert [None if one is None else len(one) for one in seen] == [None, None, 300, None, 600]
+
+    def test_what_is_long_is_not_kept(self, url: str, schema: str) -> None:
+        with PostgresStorage(url, schema=schema) as storage, PostgresStorage(url, schema=schema) as other:
+            run(Raw(storage).write(Batch(records=[RecordWrite("c", "k", b"x" * 1000)])))
+            run(Raw(other).write(Batch(records=[RecordWrite("c", "k", b"y" * 1000)])))
+            seen: list[Any] = []
+            run(storage.write("n", self.reads(None, seen)))
+            assert seen == [b"y" * 1000]
 
 
 def test_a_version_number_is_not_used_twice(url: str, schema: str) -> None:

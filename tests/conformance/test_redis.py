@@ -920,6 +920,7 @@ class TestRaces:
             "a savepoint": (lambda tx: tx.savepoint("s", "here"), lambda: other.savepoint("s", "here")),
             "the history": (lambda tx: tx.history(), lambda: fact_in("s", "h")),
             "a record": (lambda tx: tx.record("c", "k"), lambda: other.put_record("c", "k", b"")),
+            "some records": (lambda tx: tx.records([("c", "k")]), lambda: other.put_record("c", "k", b"x")),
             "records": (lambda tx: tx.scan("c"), lambda: other.put_record("c", "l", b"")),
             "a claim": (lambda tx: tx.claims(["fact:x"]), lambda: claim("fact:x")),
             "all claims": (lambda tx: tx.claims(), lambda: claim("fact:y")),
@@ -944,6 +945,46 @@ class TestRaces:
 
                 run(store.storage.write("default", work))
                 assert len(answers) == 2, name
+
+    def test_a_record_is_not_disturbed_by_what_is_not_read(self, redis: Any, prefix: str) -> None:
+        """It is believed to be what it was, and verified; others of the namespace may be written meanwhile."""
+        with opened(redis.url, prefix=prefix) as store, opened(redis.url, prefix=prefix) as other:
+            seen: list[Any] = []
+
+            async def work(tx: StorageTransaction) -> None:
+                seen.append(await tx.record("c", "k", is_new=True))
+                other.put_record("c", "other", b"x")
+                await tx.write(Batch(records=[RecordWrite("c", "k", (seen[-1] or b"") + b"1")]))
+
+            for _ in range(3):
+                run(store.storage.write("default", work))
+            assert seen == [None, b"1", b"11"]
+            other.put_record("c", "k", b"2")
+            run(store.storage.write("default", work))
+            assert seen[3:] == [b"111", b"2"]
+            # Others change it, so it is looked at from now on.
+            other.put_record("c", "k", b"3")
+            run(store.storage.write("default", work))
+            assert seen[5:] == [b"3"]
+
+    @pytest.mark.parametrize("size", [1, 1000])
+    def test_a_wrong_belief_about_a_record_is_nobodys(self, redis: Any, prefix: str, size: int) -> None:
+        with opened(redis.url, prefix=prefix) as store, opened(redis.url, prefix=prefix) as other:
+            seen: list[Any] = []
+
+            async def look(tx: StorageTransaction) -> Any:
+                seen.append((await tx.records([("c", "k"), ("c", "none")])).get(("c", "k")))
+                return seen[-1]
+
+            async def refuse(tx: StorageTransaction) -> None:
+                if await look(tx) != b"new" * size:
+                    raise ConflictError("not yet")
+
+            for work in (look, refuse):
+                store.put_record("c", "k", b"old" * size)
+                other.put_record("c", "k", b"new" * size)
+                assert run(store.storage.write("default", work)) in (None, b"new" * size)
+                assert seen[-1] == b"new" * size
 
     def test_a_selection_is_not_disturbed_by_what_is_not_in_it(self, redis: Any, prefix: str) -> None:
         selection = Selection(decode=lambda fact: {}, typename="memo", session_id="s")

@@ -13,6 +13,7 @@ import pytest
 from memstate import AsyncInMemoryStorage, AsyncMemoryStore, InMemoryStorage, MemoryStore
 from memstate_langgraph import AsyncMemStateCheckpointer, MemStateCheckpointer
 from memstate_langgraph._line import Line
+from memstate_langgraph._notes import Notes
 from memstate_langgraph.rewind import Rewinder
 from tests.langgraph.conftest import Makes
 from tests.langgraph.oracle import TOPOLOGIES, Boom, World, wander
@@ -111,15 +112,13 @@ _ABLATIONS: dict[str, tuple[Any, str, Callable[..., Any], str]] = {
     "nested graphs are not looked at": (Rewinder, "_loaded_nested", _nothing, "nested"),
     "updates leave the memory": (Rewinder, "updating", _nothing, "line"),
     "a position is where the head is": (Line, "before", _at_the_head, "line"),
-    "tasks' ends are not heard of": (Rewinder, "ended", _nothing, "functional"),
+    "tasks' ends are not heard of": (Notes, "ends", _never, "functional"),
 }
 
 
 @pytest.mark.parametrize("part", _ABLATIONS)
 async def test_every_part_is_needed(part: str, monkeypatch: pytest.MonkeyPatch) -> None:
     owner, name, instead, topology = _ABLATIONS[part]
-    if name == "ended":
-        instead = _never
     monkeypatch.setattr(owner, name, instead)
     for seed in range(60):
         checkpointer = on_memory("sync")

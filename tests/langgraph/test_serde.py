@@ -91,6 +91,20 @@ def test_known_values_come_back(value: Any) -> None:
     )
 
 
+@pytest.mark.parametrize("value", KNOWN, ids=lambda one: type(one).__name__)
+def test_what_is_written_is_what_langgraph_writes(value: Any) -> None:
+    serde = StrictSerializer()
+    # The second time the types in it are known.
+    assert [serde.dumps_typed(value) for _ in range(2)] == [JsonPlusSerializer().dumps_typed(value)] * 2
+
+
+def test_a_message_is_looked_into_also_when_its_type_is_known() -> None:
+    serde = StrictSerializer()
+    serde.dumps_typed(HumanMessage("x"))
+    with pytest.raises(ValidationFailed, match="Colour"):
+        serde.dumps_typed([HumanMessage("x", additional_kwargs={"deep": Colour.RED})])
+
+
 @pytest.mark.parametrize("value", OTHERS, ids=lambda one: type(one).__name__)
 @pytest.mark.parametrize("wrap", [lambda one: one, lambda one: [{"deep": [one]}], lambda one: Send("n", one)])
 def test_others_are_refused_when_they_are_written(value: Any, wrap: Any) -> None:

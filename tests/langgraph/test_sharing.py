@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import inspect
+from copy import deepcopy
 from typing import Annotated, Any, TypedDict
 
 import pytest
-from langchain_core.messages import AIMessage, HumanMessage, RemoveMessage
+from langchain_core.messages import AIMessage, AIMessageChunk, HumanMessage, RemoveMessage
 from langgraph.channels.delta import DeltaChannel
+from langgraph.checkpoint.base import empty_checkpoint
 from langgraph.graph import END, START, StateGraph
 from langgraph.graph.message import add_messages
 
 from memstate import InMemoryStorage, MemoryStore
 from memstate_langgraph import MemStateCheckpointer
-from memstate_langgraph._lists import ListVersion, fingerprint_of, items_of, next_version, pieces_of
+from memstate_langgraph._fingerprint import fingerprint_of
+from memstate_langgraph._lists import ListVersion, next_version, pieces_of, version_of
 from tests.langgraph.conftest import Makes
 
 
 class State(TypedDict):
     messages: Annotated[list[Any], add_messages]
+
+
+USAGE: Any = {"input_tokens": 1, "output_tokens": 2, "total_tokens": 3}
 
 
 def chat(checkpointer: Any, answer: Any = None) -> Any:
@@ -42,6 +48,12 @@ async def call(checkpointer: Any, target: Any, name: str, *arguments: Any, **opt
 async def records(checkpointer: Any, kind: str, thread_id: str) -> list[Any]:
     found = checkpointer.memory.scan_records(f"langgraph.{kind}:{thread_id}")
     return await found if inspect.isawaitable(found) else found
+
+
+async def ran(checkpointer: Any) -> list[str]:
+    """The threads that are noted for runs, once for each run."""
+    found = checkpointer.memory.scan_records("langgraph.ran")
+    return sorted(record.value.decode() for record in (await found if inspect.isawaitable(found) else found))
 
 
 def thread(thread_id: str) -> Any:
@@ -148,31 +160,74 @@ class TestLists:
             [b"a", b"a", b"b", b"x", b"x", b"c"],
             [b"a", b"b", b"c", b"d", b"e", b"f"],
         ):
-            version, record = next_version("2", tuple(items), ListVersion("1", tuple(base), "1", 1, 4), None)
-            known = base if record.base is not None else []
-            assert items_of(record, known) == version.items == tuple(items)
+            known = ListVersion("1", tuple(base), 4, "1", 1, 4)
+            version, record = next_version("2", tuple(items), known, None)
+            again = version_of("2", record, known if record.base is not None else None)
+            assert again == version
+            assert (version.items, version.size) == (tuple(items), len(items))
         assert pieces_of([*base, b"e"], base) == [(0, 4), b"e"]
         assert pieces_of([b"a", b"x", b"c", b"d"], base) == [(0, 1), b"x", (2, 2)]
 
-    def test_a_fingerprint_tells_what_is_stored_otherwise(self) -> None:
-        one = HumanMessage("a", id="1")
-        prints = [
-            fingerprint_of([value])
-            for value in (
-                one,
-                HumanMessage("b", id="1"),
-                AIMessage("a", id="1"),
-                HumanMessage("a", id="1", extra=1),
-                HumanMessage("a", id="1", additional_kwargs={"x": 1}),
-                {"content": "a"},
-                "a",
-            )
-        ]
-        assert None not in prints
-        assert len(set(prints)) == len(prints)
-        assert fingerprint_of([one, "x"]).startswith(fingerprint_of([one]))  # type: ignore[union-attr, arg-type]
+    @pytest.mark.parametrize(
+        "change",
+        [
+            lambda one: setattr(one, "content", "other"),
+            lambda one: setattr(one, "name", "n"),
+            lambda one: setattr(one, "content", ["text"]),
+            lambda one: setattr(one, "extra", "x"),
+            lambda one: one.additional_kwargs.update(x="y"),
+            lambda one: one.response_metadata.update(x=1),
+            lambda one: one.tool_calls.append({"name": "n", "args": {}, "id": "1", "type": "tool_call"}),
+            lambda one: setattr(one, "__class__", AIMessageChunk),
+            lambda one: one.__init__("other"),
+        ],
+    )
+    @pytest.mark.parametrize("place", [0, 1])
+    def test_a_message_that_is_changed_in_place_is_seen(self, place: int, change: Any) -> None:
+        values = [AIMessage("a", id="1"), AIMessage("b", id="2", usage_metadata=USAGE), AIMessage("c", id="3")]
+        seen = fingerprint_of(values)
+        assert seen is not None
+        assert seen.fits(values)
+        assert seen.fits([*values, HumanMessage("more")])
+        assert seen.fits(deepcopy(values))
+        assert not seen.fits(values[:2])
+        change(values[place])
+        assert not seen.fits(values)
+        assert seen.unchanged(values) == [place != 0, False, True]
+
+    def test_what_is_equal_and_stored_otherwise_is_no_match(self) -> None:
+        def of(*values: Any) -> Any:
+            return [AIMessage("", additional_kwargs={"x": one}) for one in values]
+
+        for one, other in ((1, True), (1, 1.0), (0.0, -0.0), ({"a": 1, "b": 2}, {"b": 2, "a": 1}), ([1], [True])):
+            for values, others in ((of(one), of(other)), ([one], [other]), (of("x", one), of("x", other))):
+                seen = fingerprint_of(values)
+                assert seen is not None
+                assert seen.fits(values)
+                assert not seen.fits(others)
+        seen = fingerprint_of([AIMessage("", extra=1)])
+        assert seen is not None
+        assert not seen.fits([AIMessage("", extra=True)])
+
+    def test_a_fingerprint_goes_on(self) -> None:
+        values: list[Any] = ["x", AIMessage("a", usage_metadata=USAGE), {"a": 1}, HumanMessage("b"), None, 2]
+        values += [AIMessage(str(number), usage_metadata=USAGE) for number in range(20)]
+        whole = fingerprint_of(values)
+        for count in (1, 3, 5, 12):
+            first, second = fingerprint_of(values[:count]), fingerprint_of(values[count:])
+            assert first is not None
+            assert second is not None
+            assert first.joined(second) == whole
+            assert first.fits(values)
+            assert first.joined(second).fits(deepcopy(values))
+
+    def test_of_some_values_there_is_no_fingerprint(self) -> None:
         assert fingerprint_of([{1, 2}]) is None
         assert fingerprint_of([(1, 2)]) is None
+        assert fingerprint_of([HumanMessage("a", extra={1, 2})]) is None
+        seen = fingerprint_of([HumanMessage("a")])
+        assert seen is not None
+        assert not seen.fits([HumanMessage("a", extra={1})])
 
 
 class Counted(TypedDict):
@@ -187,7 +242,7 @@ class TestRemoving:
         return graph
 
     async def everything(self, checkpointer: Any, thread_id: str) -> list[Any]:
-        kinds = ("checkpoints", "channels", "writes", "positions", "lines", "finished")
+        kinds = ("checkpoints", "channels", "writes", "positions", "lines", "finished", "ran")
         return [record for kind in kinds for record in await records(checkpointer, kind, thread_id)]
 
     async def test_a_deleted_thread_leaves_nothing(self, makes: Makes) -> None:
@@ -215,17 +270,41 @@ class TestRemoving:
         await call(checkpointer, checkpointer, "prune", ["t"], strategy="keep_latest")
         assert len(await records(checkpointer, "channels", "t")) <= used + 2
 
+    async def run(self, checkpointer: Any, thread_id: str, *turns: int) -> Any:
+        """Turns that are runs with an id."""
+        graph = chat(checkpointer)
+        for turn in turns:
+            config = {**thread(thread_id), "metadata": {"run_id": f"run-{turn}"}}
+            await call(checkpointer, graph, "invoke", {"messages": [HumanMessage(f"q{turn}")]}, config)
+        return graph
+
     async def test_a_run_that_is_deleted_takes_nothing_along(self, makes: Makes) -> None:
         checkpointer = makes.checkpointer()
-        graph = chat(checkpointer)
-        for turn in range(4):
-            config = {**thread("t"), "metadata": {"run_id": f"run-{turn}"}}
-            await call(checkpointer, graph, "invoke", {"messages": [HumanMessage(f"q{turn}")]}, config)
+        graph = await self.run(checkpointer, "t", 0, 1, 2, 3)
         before = (await call(checkpointer, graph, "get_state", thread("t"))).values
         await call(checkpointer, checkpointer, "delete_for_runs", ["run-1", "run-2"])
         history = await call(checkpointer, graph, "get_state_history", thread("t"))
         assert history[0].values == before
         assert {one.metadata["run_id"] for one in history} == {"run-0", "run-3"}
+        assert await ran(checkpointer) == ["t", "t"]
+
+    async def test_a_run_is_deleted_wherever_it_was(self, makes_here: Makes) -> None:
+        checkpointer = makes_here.checkpointer()
+        graph = await self.run(checkpointer, "t", 0, 1)
+        await self.run(checkpointer, "u", 1, 2)
+        await call(checkpointer, checkpointer, "copy_thread", "t", "copy")
+        assert await ran(checkpointer) == ["copy", "copy", "t", "t", "u", "u"]
+        await call(checkpointer, checkpointer, "delete_for_runs", ["run-1", "unknown"])
+        for thread_id, left in (("t", {"run-0"}), ("copy", {"run-0"}), ("u", {"run-2"})):
+            history = await call(checkpointer, graph, "get_state_history", thread(thread_id))
+            assert {one.metadata["run_id"] for one in history} == left
+        # A run that goes on where it was deleted is noted again, also by who noted it before.
+        await self.run(checkpointer, "t", 1)
+        assert await ran(checkpointer) == ["copy", "t", "t", "u"]
+        await call(checkpointer, makes_here.checkpointer(checkpointer.memory), "delete_for_runs", ["run-0", "run-1"])
+        assert await ran(checkpointer) == ["u"]
+        await call(checkpointer, checkpointer, "delete_thread", "u")
+        assert await ran(checkpointer) == []
 
     @pytest.mark.parametrize("how", ["prune", "delete_for_runs"])
     async def test_delta_channels_stay_whole(self, makes: Makes, how: str) -> None:
@@ -263,6 +342,26 @@ class TestRemoving:
         await call(other, other, "delete_thread", "t")
         await call(one, graph, "invoke", {"messages": [HumanMessage("again")]}, thread("t"))
         assert texts((await call(fresh, chat(fresh), "get_state", thread("t"))).values)[0] == "again"
+
+    async def test_a_list_that_another_process_has_made_anew_is_read(self, makes_here: Makes) -> None:
+        store = makes_here.store()
+        one, other = makes_here.checkpointer(store), makes_here.checkpointer(store)
+        config = {"configurable": {"thread_id": "t", "checkpoint_ns": ""}}
+
+        async def put(saver: Any, values: list[str]) -> None:
+            checkpoint = {**empty_checkpoint(), "id": "1", "channel_versions": {"items": "1"}}
+            checkpoint["channel_values"] = {"items": values}
+            await call(saver, saver, "put", config, checkpoint, {}, {"items": "1"})
+
+        async def items(saver: Any) -> list[str]:
+            found = await call(saver, saver, "get_tuple", config)
+            return list(found.checkpoint["channel_values"]["items"])
+
+        await put(one, list("abcd"))
+        assert await items(one) == list("abcd")
+        await call(other, other, "delete_thread", "t")
+        await put(other, list("wxyz"))
+        assert await items(one) == list("wxyz")
 
     async def test_a_copy_stands_for_itself(self, makes: Makes) -> None:
         checkpointer = makes.checkpointer()

@@ -30,6 +30,7 @@ from pydantic_core import to_json
 from memstate_core.errors import ClosedError, ConflictError, MemoryStoreError, UnavailableError
 from memstate_core.facts import StoredFact
 from memstate_core.protocols import Batch, ClaimsLost, Work
+from memstate_core.storages._known_records import KnownRecords
 from memstate_core.storages._locks import refuse_nesting
 from memstate_core.storages._places import shared_place
 from memstate_core.storages._postgres import statements as sql
@@ -189,6 +190,7 @@ class Runner:
         self._payload_index = payload_index
         self._distributed = distributed
         self._positions = Positions()
+        self._known_records = KnownRecords()
         self._writes = 0
         self._ready = False
         self._closed = False
@@ -279,7 +281,9 @@ class Runner:
         async def hold() -> bool:
             return await lease.begin(_BEGIN_SNAPSHOT)
 
-        tx = ReadTransaction(lease.ask, namespace, self.prefix, documents=self._payload_index, hold=hold)
+        tx = ReadTransaction(
+            lease.ask, namespace, self.prefix, documents=self._payload_index, hold=hold, learns=self._known_records
+        )
         if snapshot:
             await hold()
         result = await work(tx)
@@ -352,6 +356,7 @@ class Runner:
             self.prefix,
             documents=self._payload_index,
             guesses=self._positions if fast else None,
+            known_records=self._known_records if fast else None,
             exclusive=mode is Mode.EXCLUSIVE,
             begin=lease.begin,
         )
@@ -398,6 +403,11 @@ class Runner:
             self._positions.learn(namespace, session_id, *real)
             if real != guess:
                 raise _Refused(GROUND)
+        records = await tx.real_records(list(tx.guessed_records))
+        self._known_records.doubt(namespace, records)
+        self._known_records.learn(namespace, records)
+        if any(tx.ground.records[place] != value for place, value in records.items()):
+            raise _Refused(GROUND)
 
     async def _write(self, lease: _Lease, namespace: str, tx: WriteTransaction, result: Any) -> None:
         batch = tx.batch
@@ -441,6 +451,7 @@ class Runner:
 
     def _forget(self, namespace: str, tx: WriteTransaction) -> None:
         self._positions.forget_ground(namespace)
+        self._known_records.doubt(namespace, tx.guessed_records)
         for session_id in tx.ground.positions:
             self._positions.forget(namespace, session_id)
         if tx.batch is not None and tx.batch.entry is not None:
@@ -451,6 +462,11 @@ class Runner:
         assert batch is not None
         for session_id, known in tx.ground.positions.items():
             self._positions.learn(namespace, session_id, *known)
+        if tx.ground.records or batch.records:
+            self._known_records.learn(namespace, tx.ground.records)
+            self._known_records.learn(
+                namespace, {(write.collection, write.key): write.value for write in batch.records}
+            )
         if batch.entry is not None:
             entry = batch.entry
             head = batch.seq if entry.head is None else entry.head
@@ -523,6 +539,8 @@ class Runner:
         :raises UnavailableError: the database cannot be asked.
         """
         self._forget(namespace, lost.tx)
+        if lost.tx.batch is not None:
+            self._known_records.forget(namespace, [(one.collection, one.key) for one in lost.tx.batch.records])
         failures = 0
         while True:
             lease = _Lease(self)
@@ -573,6 +591,7 @@ class Runner:
 
     def after_fork(self) -> None:
         self._positions.after_fork()
+        self._known_records.after_fork()
 
 
 def _word_of(error: psycopg.Error) -> str | None:

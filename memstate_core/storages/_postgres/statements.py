@@ -209,6 +209,23 @@ _RECORDS: Final = sa.select(RECORDS.c.key, RECORDS.c.value).where(
     _of_namespace(RECORDS), RECORDS.c.collection == _value("collection")
 )
 RECORD: Final = compiled(_RECORDS.where(RECORDS.c.key == _value("key")))
+# So many records are looked for by one statement at most.
+MOST_RECORDS: Final = 8
+
+
+@functools.lru_cache(maxsize=8)
+def records(count: int) -> Statement:
+    """So many records by their keys, each by the index: a join would have the planner guess, and read the table."""
+    columns = RECORDS.c.collection, RECORDS.c.key, RECORDS.c.value
+    each = [
+        sa.select(*columns).where(
+            _of_namespace(RECORDS),
+            RECORDS.c.collection == _value(f"collection{number}"),
+            RECORDS.c.key == _value(f"key{number}"),
+        )
+        for number in range(count)
+    ]
+    return compiled(sa.union_all(*each))
 
 
 @functools.lru_cache(maxsize=64)

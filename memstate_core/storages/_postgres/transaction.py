@@ -14,6 +14,7 @@ from pydantic_core import from_json, to_json
 from memstate_core.facts import UNSET, ChangedVersions, Entry, IndexEntry, StoredFact, Unset
 from memstate_core.filters import ABSENT, BOOLEAN, NULL, STRING, Range, encodes, sort_facts
 from memstate_core.protocols import Batch, Claim, Delivery, Lane, LaneState, Position, Record, Selection
+from memstate_core.storages._known_records import KnownRecords, Place
 from memstate_core.storages._places import refuse_shared_places
 from memstate_core.storages._postgres import outbox
 from memstate_core.storages._postgres import statements as sql
@@ -70,7 +71,7 @@ class ReadTransaction:
     """What can be read, a statement at a time.
 
     ``hold`` holds on to one moment from now on, for what takes several statements, and says whether it has only begun
-    to; None: what is selected is read by one statement.
+    to; None: what is selected is read by one statement. ``learns`` is told of records that were read.
     """
 
     def __init__(
@@ -81,8 +82,11 @@ class ReadTransaction:
         *,
         documents: bool,
         hold: Callable[[], Awaitable[bool]] | None = None,
+        learns: KnownRecords | None = None,
     ) -> None:
         self._ask_text = ask
+        self._learns = learns
+        self._name = namespace
         self._hold = hold
         self._namespace = key_of(namespace)
         self._prefix = prefix
@@ -270,9 +274,27 @@ class ReadTransaction:
 
     # Records, claims and definitions
 
-    async def record(self, collection: str, key: str) -> bytes | None:
+    async def record(self, collection: str, key: str, *, is_new: bool = False) -> bytes | None:
         rows = await self._ask(sql.RECORD, collection=key_of(collection), key=key)
-        return bytes(rows[0][1]) if rows else None
+        value = bytes(rows[0][1]) if rows else None
+        if self._learns is not None:
+            self._learns.learn(self._name, {(collection, key): value})
+        return value
+
+    async def records(self, wanted: Sequence[tuple[str, str]]) -> dict[tuple[str, str], bytes]:
+        places = {(key_of(collection), key): (collection, key) for collection, key in wanted}
+        found = {}
+        asked = list(places)
+        for start in range(0, len(asked), sql.MOST_RECORDS):
+            some = asked[start : start + sql.MOST_RECORDS]
+            values: dict[str, str] = {}
+            for number, (collection, key) in enumerate(some):
+                values[f"collection{number}"], values[f"key{number}"] = collection, key
+            for collection, key, value in await self._ask(sql.records(len(some)), **values):
+                found[places[collection, key]] = bytes(value)
+        if self._learns is not None:
+            self._learns.learn(self._name, {place: found.get(place) for place in places.values()})
+        return found
 
     async def scan(
         self,
@@ -315,8 +337,8 @@ class ReadTransaction:
 class WriteTransaction(ReadTransaction):
     """One that notes what it has seen, so that its batch is written only where that still holds.
 
-    The batch is kept until the work has returned. ``guessed`` says that a position was not read but known from before,
-    ``asked`` how many statements were run. ``begin`` begins a real transaction, for what cannot be put off.
+    The batch is kept until the work has returned. ``guessed`` says that something was not read but known from before,
+    and ``guessed_records`` which records. ``begin`` begins a real transaction, for what cannot be put off.
     """
 
     def __init__(
@@ -327,6 +349,7 @@ class WriteTransaction(ReadTransaction):
         *,
         documents: bool,
         guesses: Positions | None,
+        known_records: KnownRecords | None,
         exclusive: bool,
         begin: Callable[[], Awaitable[Any]],
     ) -> None:
@@ -334,10 +357,11 @@ class WriteTransaction(ReadTransaction):
         self.ground = Ground()
         self.batch: Batch | None = None
         self.guessed = False
+        self.guessed_records: set[Place] = set()
         self._begin = begin
         self._guesses = guesses
+        self._known_records = known_records
         self._exclusive = exclusive
-        self._name = namespace
         self._latest: dict[str, int] = {}
 
     async def facts(self, ids: Sequence[str]) -> dict[str, StoredFact]:
@@ -403,10 +427,36 @@ class WriteTransaction(ReadTransaction):
         self.ground.positions[session_id] = known
         return known[0]
 
-    async def record(self, collection: str, key: str) -> bytes | None:
-        value = await super().record(collection, key)
-        self.ground.records.setdefault((collection, key), value)
+    async def record(self, collection: str, key: str, *, is_new: bool = False) -> bytes | None:
+        place = collection, key
+        guesses = self._guessed(place, are_new=is_new)
+        value = await super().record(collection, key) if guesses is None else guesses[place]
+        self.ground.records.setdefault(place, value)
         return value
+
+    def _guessed(self, *places: Place, are_new: bool = False) -> dict[Place, bytes | None] | None:
+        """What the records are known as, if all of them are."""
+        known = self._known_records
+        guesses = known.guess(self._name, places, are_new=are_new) if known is not None and places else None
+        if guesses is not None:
+            self.guessed = True
+            self.guessed_records.update(guesses)
+        return guesses
+
+    async def real_records(self, places: Sequence[Place]) -> dict[Place, bytes | None]:
+        """What the records are that may have been guessed."""
+        found = await super().records(places)
+        return {place: found.get(place) for place in places}
+
+    async def records(self, wanted: Sequence[tuple[str, str]]) -> dict[tuple[str, str], bytes]:
+        guesses = self._guessed(*wanted)
+        if guesses is None:
+            found = await super().records(wanted)
+        else:
+            found = {place: value for place, value in guesses.items() if value is not None}
+        for place in wanted:
+            self.ground.records.setdefault(place, found.get(place))
+        return found
 
     async def claims(self, keys: Sequence[str] | None = None) -> list[Claim]:
         found = await super().claims(keys)

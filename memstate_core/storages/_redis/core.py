@@ -113,7 +113,10 @@ class Core:
             if not tx.torn:
                 raise
             return _AGAIN  # type: ignore[no-any-return]
-        return _AGAIN if tx.torn else result
+        if tx.torn:
+            return _AGAIN  # type: ignore[no-any-return]
+        known.learn_records(tx.records_seen)
+        return result
 
     async def write(self, namespace: str, work: Work[T]) -> T:
         known = await self._open(namespace)
@@ -149,8 +152,10 @@ class Core:
 
     async def _holds(self, known: Known, tx: RedisTransaction, lock: str | None) -> bool:
         """Whether all that a transaction was told is so, at one moment."""
-        answer = await self.call(WRITE, self._write_keys(known, None), (verification(tx, lock), 0))
+        plan = verification(tx, lock)
+        answer = await self.call(WRITE, self._write_keys(known, None), (plan.text, 0, plan.bodies, *plan.values))
         if not answer.startswith(b"ok"):
+            known.doubt_records(tx.records_guessed)
             await self._refused(known, answer)
             return False
         return True
@@ -160,7 +165,12 @@ class Core:
         plan = plan_of(tx, lock)
         if plan is None:
             return tx.sure or await self._holds(known, tx, lock)
-        answer = await self._send(known, plan, deadline)
+        try:
+            answer = await self._send(known, plan, deadline)
+        except BaseException:
+            if tx.batch is not None:
+                known.forget_records([(record.collection, record.key) for record in tx.batch.records])
+            raise
         verdict, _, rest = answer.decode().partition(" ")
         if verdict == "ok":
             seq, claimed, stamp = map(int, rest.split(" "))
@@ -177,6 +187,7 @@ class Core:
                 "a fact that was to be changed is not what it was taken for any more; nothing was written, "
                 "read it again and decide anew"
             )
+        known.doubt_records(tx.records_guessed)
         await self._refused(known, answer)
         return False
 
@@ -184,8 +195,12 @@ class Core:
     def _learn(known: Known, tx: RedisTransaction, seq: int, claimed: bool, stamp: int) -> None:
         batch = tx.batch
         known.learn(stamp, claimed=claimed, raised=batch is not None and bool(batch.definitions))
+        if tx.records_seen:
+            known.learn_records(tx.records_seen)
         if batch is None:
             return
+        if batch.records:
+            known.learn_records({(record.collection, record.key): record.value for record in batch.records})
         batch.seq = seq
         _learn_holders(known, tx, batch, stamp)
         if batch.entry is not None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Final, Generic, NamedTuple, TypeVar
 
 from memstate_core.facts import StoredFact
 from memstate_core.protocols import Position
+from memstate_core.storages._known_records import KnownRecords, Place
 from memstate_core.storages._redis.keys import Keys, session_key
 
 T = TypeVar("T")
@@ -57,12 +59,15 @@ class Holder(NamedTuple):
 class Known:
     """What is known of one namespace. All of it is forgotten when some of it was found wrong."""
 
-    def __init__(self, keys: Keys, places: _Recent[tuple[int, int]], holders: _Recent[Holder]) -> None:
+    def __init__(
+        self, keys: Keys, places: _Recent[tuple[int, int]], holders: _Recent[Holder], records: KnownRecords
+    ) -> None:
         self.keys = keys
         self.is_open = False
         self._gate = threading.Lock()
         self._places = places
         self._holders = holders
+        self._records = records
         self._generation: int | None = None
         self._claimed = True
         self._stamp = -1
@@ -78,6 +83,19 @@ class Known:
 
     def holder(self, place: str) -> Holder | None:
         return self._holders.get((self.keys.base, self._age, place))
+
+    def guess_records(self, places: Sequence[Place], *, are_new: bool = False) -> dict[Place, bytes | None] | None:
+        """What some records are, if that is known of all; see :class:`KnownRecords`."""
+        return self._records.guess(self.keys.base, places, are_new=are_new) if places else None
+
+    def learn_records(self, records: Mapping[Place, bytes | None]) -> None:
+        self._records.learn(self.keys.base, records)
+
+    def doubt_records(self, places: Collection[Place]) -> None:
+        self._records.doubt(self.keys.base, places)
+
+    def forget_records(self, places: Iterable[Place]) -> None:
+        self._records.forget(self.keys.base, places)
 
     def learn(self, stamp: int, *, claimed: bool, generation: int | None = None, raised: bool = False) -> None:
         """Learn what an answer with this stamp says; ``raised``: it was a write that raised the generation."""
@@ -117,12 +135,15 @@ class Namespaces:
         self._known: OrderedDict[str, Known] = OrderedDict()
         self._places: _Recent[tuple[int, int]] = _Recent(_SESSIONS)
         self._holders: _Recent[Holder] = _Recent(_HOLDERS)
+        self._records = KnownRecords()
 
     def get(self, namespace: str) -> Known:
         with self._gate:
             known = self._known.get(namespace)
             if known is None:
-                known = self._known[namespace] = Known(Keys(self._prefix, namespace), self._places, self._holders)
+                known = self._known[namespace] = Known(
+                    Keys(self._prefix, namespace), self._places, self._holders, self._records
+                )
                 if len(self._known) > _NAMESPACES:
                     self._known.popitem(last=False)
             else:

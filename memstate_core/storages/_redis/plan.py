@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from pydantic_core import to_json
 
@@ -23,6 +23,9 @@ from memstate_core.storages._redis.values import (
     fact_head,
     where,
 )
+
+# The values come behind the plan, the number of the attempt and the bodies.
+_BEFORE_VALUES: Final = 3
 
 
 def assumptions_of(
@@ -57,9 +60,12 @@ def assumptions_of(
     return plan
 
 
-def verification(tx: RedisTransaction, lock: str | None) -> bytes:
+def verification(tx: RedisTransaction, lock: str | None) -> Plan:
     """A plan that writes nothing: it finds out whether all that the transaction was told is so at one moment."""
-    return to_json(assumptions_of(tx, lock, strict=True))
+    assumed = assumptions_of(tx, lock, strict=True)
+    values: list[bytes] = []
+    _put_seen_records(assumed, tx, values)
+    return Plan(to_json(assumed), b"", values, [])
 
 
 class Plan(NamedTuple):
@@ -87,6 +93,7 @@ def plan_of(tx: RedisTransaction, lock: str | None) -> Plan | None:
         writes["lease"] = tx.lease
     if not writes:
         return None
+    _put_seen_records(writes, tx, values)
     changed = writes["changes"][0] if "changes" in writes else ()  # their stamps are with their changes
     text = to_json({**assumptions_of(tx, lock, strict=tx.strict, changed=changed), **writes, "writes": True})
     return Plan(text, b"".join(bodies), values, lanes)
@@ -134,9 +141,18 @@ def _put_records(plan: dict[str, Any], batch: Batch) -> list[bytes]:
         for field, value in last.items():
             if value is not None:
                 values.append(bytes(value))
-            # The values come behind the plan, the number of the attempt and the bodies.
-            records.append((field, 0 if value is None else len(values) + 3))
+            records.append((field, 0 if value is None else len(values) + _BEFORE_VALUES))
     return values
+
+
+def _put_seen_records(plan: dict[str, Any], tx: RedisTransaction, values: list[bytes]) -> None:
+    """Put the records that were read into the plan, and what they were to the values."""
+    if tx.records_seen:
+        plan["records_seen"] = seen = []
+        for place, value in tx.records_seen.items():
+            if value is not None:
+                values.append(value)
+            seen.append((record_field(*place), 0 if value is None else len(values) + _BEFORE_VALUES))
 
 
 def _put_changes(plan: dict[str, Any], batch: Batch, tx: RedisTransaction, bodies: list[bytes]) -> None:

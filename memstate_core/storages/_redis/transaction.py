@@ -9,6 +9,7 @@ from memstate_core.facts import UNSET, Entry, IndexEntry, StoredFact, Unset
 from memstate_core.filters import Range, sort_facts
 from memstate_core.intents import matches
 from memstate_core.protocols import Batch, Claim, Delivery, Lane, LaneState, Position, Record, Selection
+from memstate_core.storages._known_records import LONGEST, Place
 from memstate_core.storages._places import refuse_shared_places
 from memstate_core.storages._redis import outbox, scripts
 from memstate_core.storages._redis.keys import (
@@ -57,7 +58,7 @@ class RedisTransaction:
 
     :param stamped: all answers carry the stamp of the namespace, so that one can see whether they are of one moment.
     :param writing: what is read is remembered, to be verified when it is written.
-    :param predicting: positions may be what was known before.
+    :param predicting: positions and records may be what was known before.
     """
 
     def __init__(
@@ -92,6 +93,8 @@ class RedisTransaction:
         # Ranges of the index that were read to the end, and how much was in them: as long as that is so many and all of
         # it is unchanged, nothing has come in.
         self.spans_seen: dict[Span, int] = {}
+        self.records_seen: dict[Place, bytes | None] = {}
+        self.records_guessed: set[Place] = set()
         self.claims_seen: dict[str, bytes] = {}
         self.claims_count: int | None = None
 
@@ -527,15 +530,40 @@ class RedisTransaction:
 
     # Records, claims and definitions
 
-    async def record(self, collection: str, key: str) -> bytes | None:
-        self.strict = True
+    async def record(self, collection: str, key: str, *, is_new: bool = False) -> bytes | None:
         if not self._stamped:
             plain: bytes | None = await self._server.plain(
                 "HGET", self._keys.records, record_field(collection, key).encode()
             )
             return plain
-        (raw,) = await self._fields(self._keys.records, [record_field(collection, key)])
-        return raw
+        return (await self._records([(collection, key)], are_new=is_new)).get((collection, key))
+
+    async def records(self, wanted: Sequence[tuple[str, str]]) -> dict[tuple[str, str], bytes]:
+        if self._stamped:
+            return await self._records(wanted)
+        raws: list[bytes | None] = []
+        for some in _chunks([record_field(*place) for place in wanted]):
+            raws += await self._server.plain("HMGET", self._keys.records, *_encoded(some))
+        return {place: raw for place, raw in zip(wanted, raws, strict=True) if raw is not None}
+
+    async def _records(
+        self, wanted: Sequence[tuple[str, str]], *, are_new: bool = False
+    ) -> dict[tuple[str, str], bytes]:
+        """Read or guess; short ones are verified by what they are, others by nothing having been written since."""
+        guesses = self._known.guess_records(wanted, are_new=are_new) if self._predicting else None
+        if guesses is not None:
+            self.guesses = True
+            self.records_guessed.update(guesses)
+            found: dict[tuple[str, str], bytes | None] = guesses
+        else:
+            raws = await self._fields(self._keys.records, [record_field(*place) for place in wanted])
+            found = dict(zip(wanted, raws, strict=True))
+        for place, raw in found.items():
+            if raw is not None and len(raw) > LONGEST:
+                self.strict = True
+            else:
+                self.records_seen.setdefault(place, raw)
+        return {place: raw for place, raw in found.items() if raw is not None}
 
     async def scan(
         self,

@@ -116,6 +116,9 @@ if plan.lease and (redis.call('HGET', lanes, plan.lease[1]) or '') ~= plan.lease
 for _, one in ipairs(plan.places_seen or {}) do
     if (redis.call('HGET', places, one[1]) or '') ~= one[2] then return answer('stale') end
 end
+for _, one in ipairs(plan.records_seen or {}) do
+    if redis.call('HGET', records, one[1]) ~= (one[2] > 0 and ARGV[one[2]]) then return answer('stale') end
+end
 for _, one in ipairs(plan.spans or {}) do
     if redis.call('ZLEXCOUNT', index, one[1], one[2]) ~= one[3] then return answer('stale') end
 end

@@ -28,6 +28,7 @@ SELECT_LATEST_OF_MANY: Final = """
     SELECT id, max(version) FROM memstate_versions
     WHERE namespace = ? AND id IN (SELECT value FROM json_each(?)) GROUP BY id
 """
+SELECT_RECORD: Final = "SELECT value FROM memstate_records WHERE namespace = ? AND collection = ? AND key = ?"
 SELECT_POSITION: Final = """
     SELECT coalesce(s.head, 0), coalesce(s.redo, 0), coalesce(g.generation, 0),
            EXISTS (SELECT 1 FROM memstate_claims WHERE namespace = ?)

@@ -235,12 +235,13 @@ class SQLiteTransaction:
         ).fetchone()
         return None if row is None else row[0]
 
-    async def record(self, collection: str, key: str) -> bytes | None:
-        row = self._execute(
-            "SELECT value FROM memstate_records WHERE namespace = ? AND collection = ? AND key = ?",
-            (self._namespace, collection, key),
-        ).fetchone()
+    async def record(self, collection: str, key: str, *, is_new: bool = False) -> bytes | None:
+        row = self._execute(sql.SELECT_RECORD, (self._namespace, collection, key)).fetchone()
         return None if row is None else row[0]
+
+    async def records(self, wanted: Sequence[tuple[str, str]]) -> dict[tuple[str, str], bytes]:
+        found = [(place, self._execute(sql.SELECT_RECORD, (self._namespace, *place)).fetchone()) for place in wanted]
+        return {place: row[0] for place, row in found if row is not None}
 
     async def scan(
         self,

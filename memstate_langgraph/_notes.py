@@ -1,0 +1,64 @@
+"""What this process knows of the runs and tasks it runs. Other processes, and this one after a crash, do without."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from typing import Any, Final
+
+_THREADS: Final = 4096
+
+
+class Notes:
+    """By thread: which run has begun, and which of its tasks have changed the memory, and have ended."""
+
+    def __init__(self) -> None:
+        self._guard = threading.Lock()
+        # The runtime of the last run that loaded its root, so that its further looks are no new run.
+        self._runs: OrderedDict[str, Any] = OrderedDict()
+        # The namespaces of tasks that have changed the memory since.
+        self._wrote: dict[str, set[str]] = {}
+        # The namespaces of tasks that have ended well since. Their writes may be stored much later.
+        self._ended: dict[str, set[str]] = {}
+
+    def begins(self, thread_id: str, runtime: Any) -> bool:
+        """Whether this is the first look of a run at its root."""
+        with self._guard:
+            if self._runs.get(thread_id) is runtime:
+                return False
+            self._runs[thread_id] = runtime
+            self._runs.move_to_end(thread_id)
+            if len(self._runs) > _THREADS:
+                self._forget(self._runs.popitem(last=False)[0])
+            self._forget(thread_id)
+            return True
+
+    def _forget(self, thread_id: str) -> None:
+        self._wrote.pop(thread_id, None)
+        self._ended.pop(thread_id, None)
+
+    def writes(self, thread_id: str, ns: str) -> None:
+        """A task changes the memory."""
+        with self._guard:
+            self._wrote.setdefault(thread_id, set()).add(ns)
+
+    def ends(self, thread_id: str, ns: str) -> None:
+        """A task has ended well."""
+        if self.wrote(thread_id, ns):
+            with self._guard:
+                self._ended.setdefault(thread_id, set()).add(ns)
+
+    def wrote(self, thread_id: str, ns: str) -> bool:
+        """Whether a task, or one below it, has changed the memory in this run, as far as this process knows."""
+        with self._guard:
+            return any(one == ns or one.startswith(f"{ns}|") for one in self._wrote.get(thread_id, ()))
+
+    def task_wrote(self, thread_id: str, task_id: str) -> bool:
+        """The same for a task of which only the id is known."""
+        with self._guard:
+            return any(task_id in ns for ns in self._wrote.get(thread_id, ()))
+
+    def ended_tasks(self, thread_id: str) -> list[str]:
+        """The ids of the tasks that changed the memory and have ended."""
+        with self._guard:
+            return [one.rpartition(":")[2] for one in self._ended.get(thread_id, ())]
