@@ -161,7 +161,7 @@ def _query(subject: AsyncSubject, ids: Sequence[str]) -> AsyncSide:
     numbers = random.Random(3)
 
     async def prepare(calls: int) -> Sequence[Any]:
-        return [f"topic-{numbers.randrange(len(ids) // 5 // PER_TOPIC)}" for _ in range(calls)]
+        return [f"topic-{numbers.randrange(max(1, len(ids) // 5 // PER_TOPIC))}" for _ in range(calls)]
 
     return AsyncSide(prepare, subject.query)
 
