@@ -22,7 +22,9 @@ Scalars = Mapping[str, _mapping.Scalar]
 
 
 class Language(Protocol):
-    """How the ``filter`` of a vector store's searches is written."""
+    """How the ``filter`` of a vector store's searches is written; ``dear``: it costs more than the search itself."""
+
+    dear: bool
 
     def written(self, equal: Scalars, filters: Mapping[str, Any] | None, native: Any) -> Any:
         """One filter for all: metadata that are ``equal`` to these, ours, and the caller's own; None: no filter."""
@@ -32,6 +34,8 @@ class Language(Protocol):
 class Untranslated:
     """Of a language that is not known, only what the caller has written is passed on."""
 
+    dear = False
+
     def written(self, equal: Scalars, filters: Mapping[str, Any] | None, native: Any) -> Any:
         return native
 
@@ -39,7 +43,14 @@ class Untranslated:
 class Functions:
     """Functions of a document, as :class:`~langchain_core.vectorstores.InMemoryVectorStore` takes them."""
 
-    def written(self, equal: Scalars, filters: Mapping[str, Any] | None, native: Any) -> Callable[[Document], bool]:
+    dear = True
+
+    def written(
+        self, equal: Scalars, filters: Mapping[str, Any] | None, native: Any
+    ) -> Callable[[Document], bool] | None:
+        if not equal and native is None:
+            return None
+
         def fulfils(document: Document) -> bool:
             return equal.items() <= document.metadata.items() and (native is None or bool(native(document)))
 
@@ -51,6 +62,8 @@ class Comparisons:
 
     Fields must be identifiers there, and lists hold texts, so every value is compared by itself.
     """
+
+    dear = False
 
     def __init__(self, mapping: _mapping.FactMapping) -> None:
         self._fields = mapping.fields
@@ -86,6 +99,8 @@ class Comparisons:
 class Chroma:
     """Chroma's ``where``."""
 
+    dear = False
+
     def __init__(self, mapping: _mapping.FactMapping) -> None:
         from memstate_core.hooks._chroma_filters import Dialect
 
@@ -104,6 +119,8 @@ class Chroma:
 
 class Qdrant:
     """Qdrant's conditions, on what lies below the metadata of a point."""
+
+    dear = False
 
     def __init__(self, mapping: _mapping.FactMapping, metadata_key: str) -> None:
         from memstate_core.hooks._qdrant_filters import Dialect

@@ -29,6 +29,7 @@ from memstate_core.errors import HookError
 from memstate_core.facts import Change, Fact, SearchResult
 from memstate_core.hooks import _mapping
 from memstate_core.protocols import Scope
+from memstate_langchain._scores import cosine_of, rising_line
 from memstate_langchain._vectorstore_filters import FilterLanguage, language_of
 from memstate_langchain._vectorstores import inner_product_similarity, listing_of, realm_of
 
@@ -38,8 +39,6 @@ _ENTRY_IDS: Final = uuid.UUID("5f0b4f6e-1d0a-4a37-9a57-6a6f2f1f7a10")
 
 # So many entries of an index are compared with their scores, to learn how it scores.
 _COMPARED: Final = 8
-# Cosines that are nearer than this to each other tell nothing about that.
-_SPREAD: Final = 1e-3
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,8 +177,9 @@ class _VectorStoreHook:
     # Searching
     async def _search(self, query: str, limit: int, scope: Scope) -> list[SearchResult]:
         common, rare = _mapping.conditions(scope, self._namespace, self.target_types)
-        equal = {key: _clean(value) if isinstance(value, str) else value for key, value in (common | rare).items()}
-        written = self._language.written(equal, scope.filters, scope.native)
+        equal = common | rare
+        # Where a filter is dear, what holds for most entries is looked for in the answer.
+        written = self._language.written(rare if self._language.dear else equal, scope.filters, scope.native)
         asked = limit
         while limit > 0:
             answer = await self._nearest(query, asked, written)
@@ -223,9 +223,9 @@ class _VectorStoreHook:
         name = "aembed_{}" if self._asynchronous else "embed_{}"
         vectors = await self._call_function(getattr(self._embeddings, name.format("documents")), texts)
         vector = await self._call_function(getattr(self._embeddings, name.format("query")), query)
-        cosines = [_cosine(vector, other) for other in vectors]
+        cosines = [cosine_of(vector, other) for other in vectors]
         points = [(cosine, entry.score) for cosine, entry in zip(cosines[len(known) :], near, strict=True)]
-        slope, start = _line(points)
+        slope, start = rising_line(points)
         scored = [
             SearchResult(fact.id, slope * cosine + start, fact.version)
             for (fact, _), cosine in zip(known, cosines, strict=False)
@@ -390,25 +390,3 @@ def _clean(text: str) -> str:
 def _parts(items: Sequence[Any], size: int) -> Iterator[list[Any]]:
     for start in range(0, len(items), size):
         yield list(items[start : start + size])
-
-
-def _cosine(one: Sequence[float], other: Sequence[float]) -> float:
-    lengths = math.hypot(*one) * math.hypot(*other)
-    return math.fsum(a * b for a, b in zip(one, other, strict=True)) / lengths if lengths else 0.0
-
-
-def _line(points: Sequence[tuple[float, float]]) -> tuple[float, float]:
-    """Slope and start of the line through points of cosines and scores, which rises."""
-    if not points:
-        return 1.0, 0.0
-    middle = math.fsum(cosine for cosine, _ in points) / len(points)
-    height = math.fsum(score for _, score in points) / len(points)
-    slope = 1.0
-    if max(cosine for cosine, _ in points) - min(cosine for cosine, _ in points) > _SPREAD:
-        rise = math.fsum((cosine - middle) * (score - height) for cosine, score in points)
-        slope = rise / math.fsum((cosine - middle) ** 2 for cosine, _ in points)
-    elif middle < 1 - _SPREAD and height < 1:
-        slope = (1 - height) / (1 - middle)  # what is the same scores 1
-    if slope <= 0:
-        slope = 1.0
-    return slope, height - slope * middle

@@ -20,6 +20,7 @@ from memstate_core import Fact, HookError, InMemoryStorage, MemoryStore, NativeF
 from memstate_core.facts import Change
 from memstate_core.protocols import Scope
 from memstate_langchain import VectorStoreHook
+from memstate_langchain._scores import cosine_of, rising_line
 from tests.langchain.conftest import MakeVectorStore
 from tests.langchain.words import Words
 
@@ -299,3 +300,14 @@ def test_filters_narrow_in_the_vector_store(vectorstores: MakeVectorStore, monke
         found = hook.search("tea", len(expected), Scope(filters=filters))
         assert {one.fact_id for one in found} == expected, filters
         assert asked == [len(expected)], filters
+
+
+def test_how_an_index_scores_is_told_by_its_entries() -> None:
+    half = (0.5, 0.5)  # the relevance of Qdrant: half the cosine, and a half
+    assert rising_line([(1.0, 1.0), (0.0, 0.5), (-1.0, 0.0)]) == pytest.approx(half)
+    assert rising_line([(0.2, 0.6)]) == pytest.approx(half)
+    assert rising_line([]) == (1.0, 0.0)
+    assert rising_line([(1.0, 1.0)]) == pytest.approx((1.0, 0.0))
+    assert rising_line([(0.9, 0.1), (0.1, 0.9)])[0] == 1.0  # no similarity falls
+    assert cosine_of([0.0, 0.0], [1.0, 0.0]) == 0.0
+    assert cosine_of([3.0, 0.0], [2.0, 0.0]) == pytest.approx(1.0)
