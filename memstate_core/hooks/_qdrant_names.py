@@ -21,7 +21,6 @@ from __future__ import annotations
 import re
 import uuid
 from collections.abc import Callable, Coroutine, Mapping
-from contextlib import AbstractContextManager
 from typing import Any, Final
 
 from qdrant_client import models
@@ -50,15 +49,11 @@ def vectors_in(info: models.CollectionInfo) -> tuple[str | None, models.VectorPa
 
 
 class QdrantNames:
-    """The collections of one hook. ``call`` calls a method of the client, or awaits it.
+    """The collections of one hook, by name. ``call`` calls a method of the client, or awaits it."""
 
-    ``turn`` keeps others from a client within the process while several requests belong together.
-    """
-
-    def __init__(self, client: Any, call: Call, turn: Callable[[], AbstractContextManager[Any]], name: str) -> None:
+    def __init__(self, client: Any, call: Call, name: str) -> None:
         self._client = client
         self._call = call
-        self._turn = turn
         self._name = name
         self._ready = f"{name}{_MARK}ready"
         self._made = re.compile(re.escape(f"{name}.") + _VECTORS.pattern)
@@ -111,10 +106,9 @@ class QdrantNames:
         """Finish a swap, and delete what it has replaced, and what nobody has come to fill."""
         aliases = await self._aliases()
         if self._ready in aliases:
-            with self._turn():
-                if self._name not in aliases:
-                    await self._delete(self._name)
-                await self._renamed(self._ready, self._name)
+            if self._name not in aliases:
+                await self._delete(self._name)
+            await self._renamed(self._ready, self._name)
         await self._clear()
 
     async def _clear(self) -> None:

@@ -123,7 +123,7 @@ class _QdrantHook(RebuildableVectorHook):
         )
         self._dialect = Dialect(mapping.fields, negates=not embedded)
         self._distance = checked_distance(distance)
-        self._names = QdrantNames(self._client, self._call, self._turn, collection_name)
+        self._names = QdrantNames(self._client, self._call, collection_name)
         # What requests go to: what has the name, or the one that is made beside it.
         self._asked = collection_name
         self._opened: Opened | None = None
@@ -261,6 +261,7 @@ class _QdrantHook(RebuildableVectorHook):
         self._check_process()
         opened = self._opened
         if opened is None:
+            # Old clients make a collection within the process though there is an alias of the name by now.
             with self._turn():
                 opened = await self._look() or (None if size is None else await self._made(size))
             if opened is None:

@@ -76,8 +76,9 @@ class TestRebuilding:
         store = store_on(place, embedding_fn=OLD)
         if rebuilt:
             await store.reindex(into=place.hook(embedding_fn=OLD).target)
-        other = store_on(place, store.storage, embedding_fn=OLD)
+        other, verifying = (store_on(place, store.storage, embedding_fn=OLD) for _ in range(2))
         await fill(store)
+        assert not any(await verifying.verify())
         assert (await other.search("note number 3", 1))[0].fact.id == "3"
         assert await store.reindex(into=place.hook(embedding_fn=model).target) == 12
         assert (await store.search("note number 3", 1))[0].fact.id == "3"
@@ -86,7 +87,7 @@ class TestRebuilding:
         # Who has the old model must not write its vectors among the new ones.
         with pytest.raises(HookError, match="was rebuilt with another embedding function") as failed:
             await other.commit(Fact("note", {"text": "of the old model"}, id="refused"))
-        for call in (lambda: other.search("note"), other.verify):
+        for call in (lambda: other.search("note"), other.verify, verifying.verify):
             with pytest.raises(HookError, match="was rebuilt with another embedding function"):
                 await call()
         assert not failed.value.in_doubt or (await store.recover()).healed == ("refused",)
@@ -176,6 +177,8 @@ async def test_killed_between_the_requests(place: Place, request_: str, at: int,
     hook._names._call = counted
     with pytest.raises(Killed):
         await store.reindex(into=hook)
+    # There is an index that is filled, before anybody has healed anything.
+    assert (await place.hook().scan()).keys() == {f"{number}" for number in range(12)}
     # Those who were there go on, on whichever collection, and those who come see one that is filled.
     await beside.commit(Fact("note", {"text": "meanwhile"}, id="meanwhile"))
     comes = store_on(place, store.storage)
@@ -464,19 +467,46 @@ class TestQdrant:
         assert await store.reindex(into=hook) == 12
         await check(store, place)
 
+    @pytest.mark.parametrize("use", ["prepare", "apply", "search"])
     @pytest.mark.parametrize("place", ["qdrant memory", "qdrant http"], indirect=True)
-    async def test_replaced_while_it_is_opened(self, place: Qdrant) -> None:
+    async def test_replaced_while_it_is_opened(self, place: Qdrant, use: str) -> None:
         await place.hook().apply(put(fact("a")))
         hook, new = place.hook().target, place.hook().target
+
+        async def swapping(function: Callable[..., Any], **arguments: Any) -> Any:
+            result = function(**arguments)
+            if function.__name__ == "delete_collection":
+                raise Killed
+            return result
 
         async def disturbed(function: Callable[..., Any], **arguments: Any) -> Any:
             result = function(**arguments)
             if function.__name__ == "collection_exists":
-                hook._names._call = new._names._call
+                hook._names._call, new._names._call = new._names._call, swapping
                 beside = new.beside()
                 beside.apply(put(fact("b")))
-                new.swap(beside)
+                with pytest.raises(Killed):  # the name is free now
+                    new.swap(beside)
             return result
 
         hook._names._call = disturbed
-        assert ids(hook.search("tea", 5)) == ["b"]
+        if use == "search":
+            assert ids(hook.search("tea", 5)) == ["b"]
+        else:
+            getattr(hook, use)(put(fact("c")))
+            there = {"b", "c"} if use == "apply" else {"b"}
+            assert dict(place.hook().target.scan()).keys() == there
+
+    def test_nobody_comes_between_looking_and_making(self, in_memory: Qdrant, monkeypatch: pytest.MonkeyPatch) -> None:
+        hook, other = in_memory.hook().target, in_memory.hook().target
+        made, waiting = hook._made, threading.Thread(target=lambda: other.lookup(["a"]))
+
+        async def slowly(size: int) -> Any:
+            waiting.start()
+            waiting.join(0.05)
+            assert waiting.is_alive()
+            return await made(size)
+
+        monkeypatch.setattr(hook, "_made", slowly)
+        hook.apply(put(fact("a")))
+        waiting.join()
