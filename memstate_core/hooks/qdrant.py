@@ -6,6 +6,7 @@ What to know about Qdrant (client 1.14 and newer):
 - In memory and on disk (``QdrantClient(":memory:")``, ``QdrantClient(path=…)``) it is Python code without an index, for
   one process and up to some 20,000 entries. A filter costs many times the search itself there, and nothing guards it
   against threads, so the hooks of a client take turns.
+- An alias can be moved to another collection at once, while a collection keeps its name. See ``_qdrant_names``.
 - On a server, a payload index on a field answers conditions on it alone: it must be of a kind that has all values that
   the conditions are about. Numbers are therefore indexed, and asked for, as floats.
 """
@@ -428,6 +429,9 @@ class QdrantSyncHook(SyncRebuilding, SyncVectorHook, _QdrantHook):
     in Chroma's L2 space) and ``1 / (1 + distance)`` by Manhattan. Filters narrow the search in Qdrant by the
     ``metadata_fields``, which points have under their whole paths (``"address.city"`` is one key, to be quoted in
     filters of Qdrant's own); those are ``models.Filter``.
+
+    A collection that was rebuilt (:meth:`MemoryStore.reindex <memstate_core.MemoryStore.reindex>` with ``into``) has a
+    name of its own, and ``collection_name`` is an alias of it. Its vectors have a name too, and one point is no fact.
 
     :raises HookError: from every method, when the embedding function returns no proper vectors, or others than the
         collection has; what embedding functions and Qdrant raise comes as it is.
