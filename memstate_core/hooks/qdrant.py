@@ -17,8 +17,7 @@ import contextlib
 import copy
 import logging
 import threading
-import uuid
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, Self, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -42,6 +41,16 @@ try:
     )
     from memstate_core.hooks._qdrant_filters import Dialect, between, equal, filter_of, key_of
     from memstate_core.hooks._qdrant_names import QdrantNames, vectors_in, vectors_of
+    from memstate_core.hooks._qdrant_points import (
+        FACT_ID,
+        MODEL,
+        MODEL_ID,
+        SEEN,
+        model_point,
+        point_id,
+        requests,
+        versions,
+    )
     from memstate_core.hooks._rebuildable import AsyncRebuilding, RebuildableVectorHook, SyncRebuilding, fingerprint
     from memstate_core.hooks._vector_hook import (
         EMBEDDINGS_KEPT,
@@ -61,21 +70,6 @@ T = TypeVar("T")
 
 logger: Final = logging.getLogger("memstate.hooks")
 
-TEXT: Final = "memstate_text"
-FACT_ID: Final = "memstate_fact_id"
-
-_POINT_IDS: Final = uuid.UUID("6f4be9a0-5d0f-4a0e-9a52-1d3c0b9f7c11")
-# The point in a rebuilt collection, without a vector, that has what its embedding function makes of one text.
-_MODEL_ID: Final = str(uuid.uuid5(_POINT_IDS, "model"))
-_MODEL: Final = "memstate_model"
-
-# What is looked at in what a search finds.
-_SEEN: Final = [FACT_ID, _mapping.VERSION, _mapping.NAMESPACE, _mapping.TYPE]
-
-# So many bytes go into one request, about; a server takes 32 MB unless it is told otherwise.
-_REQUEST_BYTES: Final = 8_000_000
-_NUMBER_BYTES: Final = 20
-_DELETED_AT_ONCE: Final = 10_000
 _PAGE: Final = 1000
 _EMBEDDED_PAGE: Final = 10_000
 
@@ -145,7 +139,7 @@ class _QdrantHook(RebuildableVectorHook):
             if batch.vectors:
                 self._check_size(opened, batch.vectors[0], "apply")
                 await self._index(self._kinds(batch.metadatas))
-            for operations in _requests(self._operations(batch, opened.vectors)):
+            for operations in requests(batch, self._namespace, opened.vectors):
                 await self._ask(
                     "batch_update_points",
                     update_operations=operations,
@@ -154,29 +148,6 @@ class _QdrantHook(RebuildableVectorHook):
                 )
 
         await self._on_what_is_there(write, len(batch.vectors[0]) if batch.vectors else None)
-
-    def _operations(
-        self, batch: VectorBatch, vectors: str | None
-    ) -> Iterator[models.UpsertOperation | models.DeleteOperation]:
-        points: list[models.PointStruct] = []
-        size = 0
-        for fact_id, text, vector, metadata in zip(batch.ids, batch.texts, batch.vectors, batch.metadatas, strict=True):
-            payload = {FACT_ID: _mapping.encodable(fact_id), TEXT: text, **metadata}
-            added = len(vector) * _NUMBER_BYTES + len(repr(payload))
-            if points and size + added > _REQUEST_BYTES:
-                yield models.UpsertOperation(upsert=models.PointsList(points=points))
-                points, size = [], 0
-            given: Any = vector.tolist() if vectors is None else {vectors: vector.tolist()}
-            points.append(models.PointStruct(id=self._point_id(fact_id), vector=given, payload=payload))
-            size += added
-        if points:
-            yield models.UpsertOperation(upsert=models.PointsList(points=points))
-        for part in slices(len(batch.deleted), _DELETED_AT_ONCE):
-            ids: list[Any] = [self._point_id(fact_id) for fact_id in batch.deleted[part]]
-            yield models.DeleteOperation(delete=models.PointIdsList(points=ids))
-
-    def _point_id(self, fact_id: str) -> str:
-        return str(uuid.uuid5(_POINT_IDS, _mapping.encodable(f"{self._namespace}\0{fact_id}")))
 
     async def _nearest(self, vector: Vector, limit: int, wanted: Wanted) -> list[Found]:
         return await self._query(vector, limit, wanted)
@@ -196,7 +167,7 @@ class _QdrantHook(RebuildableVectorHook):
                 query_filter=filter_of(wanted),
                 search_params=models.SearchParams(exact=True) if exact else None,
                 limit=limit,
-                with_payload=_SEEN,
+                with_payload=SEEN,
                 with_vectors=False,
             )
             return [
@@ -211,9 +182,8 @@ class _QdrantHook(RebuildableVectorHook):
         ours = models.Filter(must=[equal(_mapping.NAMESPACE, _mapping.encodable(self._namespace))])
 
         if cursor is None and not self._is_beside:
-            self._opened = (
-                None  # who compares the whole index with storage shall know if its model is not ours any more
-            )
+            # Who goes through the whole index shall know if it is another model's by now.
+            self._opened = None
 
         async def page(opened: Opened | None) -> tuple[list[tuple[str, int]], Any]:
             if opened is None:
@@ -223,10 +193,10 @@ class _QdrantHook(RebuildableVectorHook):
                 scroll_filter=ours,
                 limit=_EMBEDDED_PAGE if self._embedded else _PAGE,
                 offset=cursor,
-                with_payload=_SEEN,
+                with_payload=SEEN,
                 with_vectors=False,
             )
-            return _versions(points), following
+            return versions(points), following
 
         return await self._on_what_is_there(page)
 
@@ -236,9 +206,9 @@ class _QdrantHook(RebuildableVectorHook):
                 return {}
             found: dict[str, int] = {}
             for part in slices(len(ids), _PAGE):
-                point_ids = [self._point_id(fact_id) for fact_id in ids[part]]
-                points = await self._ask("retrieve", ids=point_ids, with_payload=_SEEN, with_vectors=False)
-                found.update(_versions(points))
+                point_ids = [point_id(self._namespace, fact_id) for fact_id in ids[part]]
+                points = await self._ask("retrieve", ids=point_ids, with_payload=SEEN, with_vectors=False)
+                found.update(versions(points))
             return found
 
         return await self._on_what_is_there(lookup)
@@ -299,8 +269,8 @@ class _QdrantHook(RebuildableVectorHook):
 
     async def _refuse_other_models(self, opened: Opened) -> None:
         if opened.vectors is not None:
-            for point in await self._ask("retrieve", ids=[_MODEL_ID], with_payload=[_MODEL], with_vectors=False):
-                await self._check_model(point.payload[_MODEL])
+            for point in await self._ask("retrieve", ids=[MODEL_ID], with_payload=[MODEL], with_vectors=False):
+                await self._check_model(point.payload[MODEL])
 
     async def _made(self, size: int) -> Opened | None:
         distance = self._distance or models.Distance.COSINE
@@ -359,6 +329,8 @@ class _QdrantHook(RebuildableVectorHook):
     async def _is_replaced(self, before: Opened | None) -> bool:
         try:
             return await self._look() != before
+        except HookError:
+            return True  # by one that is not for us, which is said when it is tried again
         except Exception:
             return False
 
@@ -392,8 +364,7 @@ class _QdrantHook(RebuildableVectorHook):
         hook._asked = await self._names.begin(params.model_copy(update={"size": size, "distance": distance}), options)
         hook._opened, hook._indexed = Opened(size, SPACES[distance], vectors_of(hook._asked)), set()
         await hook._index(OURS if info is None else indexes_like(info))
-        model = models.PointStruct(id=_MODEL_ID, vector={}, payload={_MODEL: fingerprint(vector)})
-        await hook._ask("upsert", points=[model], wait=True)
+        await hook._ask("upsert", points=[model_point(fingerprint(vector))], wait=True)
         return hook
 
     async def _swap(self, beside: _QdrantHook) -> None:
@@ -410,7 +381,7 @@ class _QdrantHook(RebuildableVectorHook):
             return False
         others = models.Filter(must_not=[equal(_mapping.NAMESPACE, _mapping.encodable(self._namespace))])
         points, _ = await self._ask("scroll", scroll_filter=others, limit=2, with_payload=False, with_vectors=False)
-        return any(str(point.id) != _MODEL_ID for point in points)
+        return any(str(point.id) != MODEL_ID for point in points)
 
 
 class QdrantSyncHook(SyncRebuilding, SyncVectorHook, _QdrantHook):
@@ -456,16 +427,6 @@ class AsyncQdrantSyncHook(AsyncRebuilding, AsyncVectorHook, _QdrantHook):
 def _turn_with(client: Any) -> threading.RLock:
     with _turns_guard:
         return _turns.setdefault(client, threading.RLock())
-
-
-def _requests(operations: Iterable[T]) -> list[list[T]]:
-    """What to send at once: everything where there is little, so that a transaction is one request."""
-    all_ = list(operations)
-    return [all_] if len(all_) <= 2 else [[one] for one in all_]
-
-
-def _versions(points: Iterable[Any]) -> list[tuple[str, int]]:
-    return [(str(point.payload[FACT_ID]), int(point.payload[_mapping.VERSION])) for point in points]
 
 
 def _similarity(space: str, score: float) -> float:

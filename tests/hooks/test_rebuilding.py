@@ -7,6 +7,7 @@ import contextlib
 import itertools
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -34,6 +35,7 @@ from memstate_core.testing.face import Face
 from tests.hooks.conftest import EMBEDDED, Awaited, Chroma, Qdrant, settings
 from tests.hooks.facts import fact, ids, put
 from tests.hooks.test_chroma import ENVIRONMENT, ROOT
+from tests.servers.processes import memory_directory
 
 Place = Chroma | Qdrant
 
@@ -320,6 +322,68 @@ async def test_beside_another_process(vendor: str, request: pytest.FixtureReques
         place.client.close()
 
 
+KILLED = """
+import itertools, os, signal, sys
+path = sys.argv[1]
+
+def store_on(client):
+    from memstate_core import LexicalEmbedder, MemoryStore, SQLiteStorage
+    from memstate_core.hooks.qdrant import QdrantSyncHook
+    hooks = [QdrantSyncHook(client, "notes", LexicalEmbedder(64)) for _ in range(2)]
+    return MemoryStore(SQLiteStorage(f"{path}/memory.db"), hooks[:1], allow_unregistered=True), hooks[1]
+
+def rebuild(client, at):
+    from memstate_core import Fact
+    store, hook = store_on(client)
+    store.commit(Fact("note", {"text": f"before request {at}"}, id=f"{at}"))
+    count = itertools.count(1)
+
+    async def counted(function, **arguments):
+        result = function(**arguments)
+        if function.__name__ in CHANGING and next(count) == at:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return result
+
+    hook._names._call = counted
+    store.reindex(into=hook)
+    store.close()
+
+def check(client, at):
+    store, hook = store_on(client)
+    assert hook.scan(), "nothing in the index in use"
+    store.recover()
+    assert not any(store.verify())
+    assert store.search(f"before request {at}", 1)[0].fact.id == f"{at}"
+    assert store.reindex(into=hook) == at
+    assert not any(store.verify())
+    (alias,) = client.get_aliases().aliases
+    assert [alias.collection_name] == [one.name for one in client.get_collections().collections]
+
+CHANGING = ("create_collection", "update_collection_aliases", "delete_collection")
+
+def forked(work, at):
+    if (child := os.fork()) == 0:
+        from qdrant_client import QdrantClient
+        client = QdrantClient(path=f"{path}/qdrant")  # of which there can be one at a time
+        work(client, at)
+        client.close()
+        os._exit(0)
+    return os.waitpid(child, 0)[1]
+
+import memstate_core.hooks.qdrant
+for at in range(1, 7):
+    print(at, forked(rebuild, at), forked(check, at), flush=True)
+"""
+
+
+def test_processes_are_killed_that_have_the_index_on_disk() -> None:
+    """After each request that changes something, the first collection being there or another."""
+    with tempfile.TemporaryDirectory(dir=memory_directory()) as directory:
+        command = [sys.executable, "-c", KILLED, directory]
+        result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100)
+    assert result.stdout.splitlines() == [*(f"{at} 9 0" for at in range(1, 6)), "6 0 0"], result.stderr
+
+
 class TestChroma:
     async def test_what_its_makers_said_of_it_stays(self, chroma: Chroma) -> None:
         await chroma.create(configuration={"hnsw": {"space": "l2"}}, metadata={"made": "by hand"})
@@ -404,11 +468,14 @@ class TestQdrant:
 
     async def test_another_distance(self, in_memory: Qdrant) -> None:
         store = store_on(in_memory)
+        others = [store_on(in_memory, store.storage, distance="Cosine") for _ in range(2)]
         await fill(store)
+        assert await others[0].search("note")
         await store.reindex(into=in_memory.hook(distance="Dot").target)
         await check(store, in_memory)
-        with pytest.raises(HookError, match="measures by distance='Dot', not by 'Cosine'"):
-            await store_on(in_memory, store.storage, distance="Cosine").search("note")
+        for other in others:
+            with pytest.raises(HookError, match="measures by distance='Dot', not by 'Cosine'"):
+                await other.search("note")
 
     async def test_an_alias_of_somebody_else(self, qdrant: Qdrant) -> None:
         """It may have been the name of the hook's collection before, and that one stays."""
