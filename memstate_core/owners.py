@@ -12,9 +12,14 @@ import os
 import socket
 import sys
 from collections.abc import Iterator
+from contextvars import ContextVar
 from pathlib import Path
+from typing import Final
 
 _alive: set[str] = set()
+
+# The owners on whose behalf one is called, in whichever thread or task: of a transaction that tells a hook, say.
+_behind: Final[ContextVar[tuple[str, ...]]] = ContextVar("memstate_owners", default=())
 
 
 @functools.lru_cache(maxsize=1)
@@ -63,15 +68,23 @@ def owning() -> Iterator[str]:
     """A name under which one transaction of this process claims facts, for as long as the block runs."""
     owner = f"{_process(os.getpid())}|{os.urandom(16).hex()}"
     _alive.add(owner)
+    token = _behind.set((*_behind.get(), owner))
     try:
         yield owner
     finally:
         _alive.discard(owner)
+        with contextlib.suppress(ValueError):  # whoever never was resumed is closed in another context
+            _behind.reset(token)
 
 
 def is_alive(owner: str) -> bool:
     """Whether an owner is a transaction of this process that has not ended."""
     return owner in _alive
+
+
+def is_behind_us(owner: str) -> bool:
+    """Whether we are called by an owner, who waits until we return."""
+    return owner in _behind.get()
 
 
 def is_gone(owner: str) -> bool:

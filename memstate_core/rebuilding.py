@@ -14,10 +14,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from memstate_core.errors import BusyError, HookError
+from memstate_core.errors import BusyError, HookError, MemoryStoreError
 from memstate_core.facts import StoredFact
 from memstate_core.hooks._adapter import HookAdapter
-from memstate_core.owners import owning
+from memstate_core.owners import is_behind_us, owning
 from memstate_core.paging import FactPages
 from memstate_core.progress import Progress, Tally
 from memstate_core.protocols import Batch, Claim, StorageTransaction
@@ -48,8 +48,14 @@ class Rebuilding:
 
         :raises BusyError: the index is being rebuilt by someone else.
         :raises HookError: the new index could not be made, or not be put in place.
+        :raises MemoryStoreError: it is a hook that calls, whose transaction would have to end first.
         """
         recovery = self.recovery
+        if any(is_behind_us(claim.owner) for claim in await self._claims(old.name)):
+            raise MemoryStoreError(
+                f"the index of hook {old.name!r} cannot be rebuilt from inside a hook, since that waits for the"
+                " transaction that the hook is being told of: call reindex when it has ended"
+            )
         tally = Tally(old.name, progress)
         with owning() as owner, recovery.runtime.keep_alive(lambda: recovery.renew(owner), recovery.lease / 3):
             in_doubt = await self._begin(old.name, owner)

@@ -439,8 +439,10 @@ class MemoryStore(StoreBase):
 
         :param into: rebuild the index beside the one in use, as this hook makes it (one with another embedding model,
             say, on the same index), and put it in that one's place, and this hook in the other's. Until then the old
-            index answers, and when this fails it stays in use. Others may write all the time.
+            index answers, and when this fails it stays in use. Others may write all the time. It waits for the
+            transactions under way, so no hook may wait for it.
         :raises BusyError: or the index is being rebuilt by someone else.
+        :raises MemoryStoreError: a hook calls it that is being told of a transaction.
         """
         return run(self._use().reindex(hook, into, progress))
 

@@ -7,7 +7,6 @@ answer at once or are awaited; :func:`memstate_core._bridge.run` drives them for
 from __future__ import annotations
 
 import abc
-import base64
 import contextlib
 import copy
 import inspect
@@ -32,10 +31,6 @@ _MORE: Final = 4
 
 # How many vectors a hook remembers unless it is told otherwise: 6 MB of 384 dimensions, 48 MB of 3,072.
 EMBEDDINGS_KEPT: Final = 4096
-
-# What a model makes of this tells it from others; the same one's vectors differ a little between machines.
-_PROBE: Final = "Which model has embedded this index of facts that an agent remembers?"
-_SAME_MODEL: Final = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,25 +173,6 @@ class VectorHook(abc.ABC):
     async def _embed_query(self, text: str, operation: str) -> Vector:
         with self._attributing(operation):
             return await self._embedder.query(text, self._compute)
-
-    # A rebuilt index remembers how its model embeds one text.
-    async def _fingerprint(self) -> str:
-        (vector,) = await self._embed([_PROBE], "beside")
-        return base64.b64encode(vector.astype("<f4").tobytes()).decode()
-
-    async def _check_model(self, fingerprint: str, index: str) -> None:
-        """
-        :raises HookError: the index was rebuilt with another model.
-        """
-        there = np.frombuffer(base64.b64decode(fingerprint), "<f4")
-        (ours,) = await self._embed([_PROBE], "open")
-        if len(ours) != len(there) or distances("cosine", there, ours[np.newaxis])[0] > _SAME_MODEL:
-            raise HookError(
-                f"{index} was rebuilt with another embedding function than this hook has: make the hook with that one,"
-                " here and in all other processes",
-                hook=self.name,
-                operation="open",
-            )
 
     @contextlib.contextmanager
     def _attributing(self, operation: str) -> Iterator[None]:

@@ -20,7 +20,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
-from memstate_core._bridge import run
 from memstate_core.errors import HookError
 from memstate_core.hooks import _mapping
 from memstate_core.hooks._filters import translated
@@ -31,13 +30,13 @@ try:
 
     from memstate_core.hooks._chroma_filters import Dialect, Where, where_of
     from memstate_core.hooks._chroma_names import ChromaNames
+    from memstate_core.hooks._rebuildable import AsyncRebuilding, RebuildableVectorHook, SyncRebuilding, fingerprint
     from memstate_core.hooks._vector_hook import (
         EMBEDDINGS_KEPT,
         AsyncVectorHook,
         Found,
         SyncVectorHook,
         VectorBatch,
-        VectorHook,
         Wanted,
         checked_flavour,
         slices,
@@ -69,7 +68,7 @@ class _Opened:
     limit: int
 
 
-class _ChromaHook(VectorHook):
+class _ChromaHook(RebuildableVectorHook):
     """Everything but how to call Chroma and the embedding function."""
 
     native_filters = Mapping
@@ -220,8 +219,8 @@ class _ChromaHook(VectorHook):
         opened = self._opened
         if opened is None:
             opened = await self._opening(await self._names.current(_configuration()))
-            if (fingerprint := (opened.collection.metadata or {}).get(_MODEL)) is not None:
-                await self._check_model(fingerprint, f"the collection {self.collection_name!r}")
+            if (model := (opened.collection.metadata or {}).get(_MODEL)) is not None:
+                await self._check_model(model)
             self._opened = opened
         return opened
 
@@ -251,18 +250,19 @@ class _ChromaHook(VectorHook):
     # Another collection in place of this one
     async def _beside(self) -> Self:
         self._check_process()
+        await self._refuse_others()
         current = await self._names.current(_configuration())
-        await self._refuse_others(current)
         # What the collection's makers have said of it stays, but for how it is searched, which is in its configuration.
         kept = {key: value for key, value in (current.metadata or {}).items() if not key.startswith("hnsw:")}
-        made = await self._names.begin(_configuration(_space(current)), {**kept, _MODEL: await self._fingerprint()})
+        model = fingerprint(await self._probed("beside"))
+        made = await self._names.begin(_configuration(_space(current)), {**kept, _MODEL: model})
         hook = copy.copy(self)
         hook._is_beside, hook._opened = True, await self._opening(made)
         return hook
 
     async def _swap(self, beside: _ChromaHook) -> None:
         assert beside._opened is not None
-        await self._refuse_others(await self._names.current(_configuration()))
+        await self._refuse_others()
         try:
             await self._names.swap(beside._opened.collection)
         except Exception:
@@ -272,25 +272,16 @@ class _ChromaHook(VectorHook):
         await self._settle()
 
     async def _settle(self) -> None:
-        """Go to the collection in use, and delete the one that it has replaced."""
         self._opened = None
         await self._names.settle(_configuration())
 
-    async def _refuse_others(self, collection: Any) -> None:
-        """
-        :raises HookError: there is something in a collection that is not of our namespace, and would be lost.
-        """
+    async def _has_others(self) -> bool:
         others = {_mapping.NAMESPACE: {"$ne": _mapping.encodable(self._namespace)}}
-        there = await self._call(collection.get, where=others, limit=1, include=[])
-        if there["ids"]:
-            raise HookError(
-                f"the collection {self.collection_name!r} has entries of others than the namespace {self._namespace!r},"
-                " which would be lost; give each namespace a collection of its own to rebuild them",
-                hook=self.name,
-            )
+        current = await self._names.current(_configuration())
+        return bool((await self._call(current.get, where=others, limit=1, include=[]))["ids"])
 
 
-class ChromaSyncHook(SyncVectorHook, _ChromaHook):
+class ChromaSyncHook(SyncRebuilding, SyncVectorHook, _ChromaHook):
     """Keeps a Chroma collection in step with the facts, through any sync client (which stays the caller's).
 
     ``embedding_fn`` is a callable from a list of texts to a list of vectors, such as Chroma's embedding functions, or
@@ -308,35 +299,13 @@ class ChromaSyncHook(SyncVectorHook, _ChromaHook):
         fails; what other embedding functions and Chroma raise comes as it is.
     """
 
-    def beside(self) -> Self:
-        """The same on a new collection, see :class:`~memstate_core.protocols.RebuildableHook`."""
-        return run(self._beside())
 
-    def swap(self, beside: ChromaSyncHook) -> None:
-        run(self._swap(beside))
-
-    def settle(self) -> None:
-        run(self._settle())
-
-
-class AsyncChromaSyncHook(AsyncVectorHook, _ChromaHook):
+class AsyncChromaSyncHook(AsyncRebuilding, AsyncVectorHook, _ChromaHook):
     """Same as :class:`ChromaSyncHook`, awaited; ``client`` is what ``await chromadb.AsyncHttpClient()`` returns.
 
     ``embedding_fn`` may also be a coroutine function, or have LangChain's ``aembed_documents`` and ``aembed_query``; a
     plain one runs in a thread.
     """
-
-    async def beside(self) -> Self:
-        """Same as :meth:`ChromaSyncHook.beside`, awaited."""
-        return await self._beside()
-
-    async def swap(self, beside: AsyncChromaSyncHook) -> None:
-        """Same as :meth:`ChromaSyncHook.swap`, awaited."""
-        await self._swap(beside)
-
-    async def settle(self) -> None:
-        """Same as :meth:`ChromaSyncHook.settle`, awaited."""
-        await self._settle()
 
 
 class _DefaultEmbedding:

@@ -6,17 +6,19 @@ What to know about Qdrant (client 1.14 and newer):
 - In memory and on disk (``QdrantClient(":memory:")``, ``QdrantClient(path=…)``) it is Python code without an index, for
   one process and up to some 20,000 entries. A filter costs many times the search itself there, and nothing guards it
   against threads, so the hooks of a client take turns.
+- An alias can be moved to another collection at once, while a collection keeps its name. See ``_qdrant_names``.
 - On a server, a payload index on a field answers conditions on it alone: it must be of a kind that has all values that
   the conditions are about. Numbers are therefore indexed, and asked for, as floats.
 """
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import logging
 import threading
-import uuid
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Final, NamedTuple, TypeVar
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from typing import Any, Final, Self, TypeVar
 from weakref import WeakKeyDictionary
 
 from memstate_core.errors import HookError
@@ -28,14 +30,34 @@ try:
     from qdrant_client.local.async_qdrant_local import AsyncQdrantLocal
     from qdrant_client.local.qdrant_local import QdrantLocal
 
+    from memstate_core.hooks._qdrant_collections import (
+        KINDS,
+        OURS,
+        SPACES,
+        Opened,
+        checked_distance,
+        indexes_like,
+        options_like,
+    )
     from memstate_core.hooks._qdrant_filters import Dialect, between, equal, filter_of, key_of
+    from memstate_core.hooks._qdrant_names import QdrantNames, vectors_in, vectors_of
+    from memstate_core.hooks._qdrant_points import (
+        FACT_ID,
+        MODEL,
+        MODEL_ID,
+        SEEN,
+        model_point,
+        point_id,
+        requests,
+        versions,
+    )
+    from memstate_core.hooks._rebuildable import AsyncRebuilding, RebuildableVectorHook, SyncRebuilding, fingerprint
     from memstate_core.hooks._vector_hook import (
         EMBEDDINGS_KEPT,
         AsyncVectorHook,
         Found,
         SyncVectorHook,
         VectorBatch,
-        VectorHook,
         Wanted,
         checked_flavour,
         slices,
@@ -48,54 +70,15 @@ T = TypeVar("T")
 
 logger: Final = logging.getLogger("memstate.hooks")
 
-TEXT: Final = "memstate_text"
-FACT_ID: Final = "memstate_fact_id"
-
-_POINT_IDS: Final = uuid.UUID("6f4be9a0-5d0f-4a0e-9a52-1d3c0b9f7c11")
-_SPACES: Final = {
-    models.Distance.COSINE: "cosine",
-    models.Distance.DOT: "ip",
-    models.Distance.EUCLID: "l2",
-    models.Distance.MANHATTAN: "l1",
-}
-
-# What is looked at in what a search finds.
-_SEEN: Final = [FACT_ID, _mapping.VERSION, _mapping.NAMESPACE, _mapping.TYPE]
-
-# So many bytes go into one request, about; a server takes 32 MB unless it is told otherwise.
-_REQUEST_BYTES: Final = 8_000_000
-_NUMBER_BYTES: Final = 20
-_DELETED_AT_ONCE: Final = 10_000
 _PAGE: Final = 1000
 _EMBEDDED_PAGE: Final = 10_000
-
-# The fields that every search may ask for, and those of payloads by their values, with the kinds of their indexes.
-_OURS: Final[Mapping[str, Any]] = {
-    _mapping.NAMESPACE: models.KeywordIndexParams(type=models.KeywordIndexType.KEYWORD, is_tenant=True),
-    _mapping.TYPE: models.PayloadSchemaType.KEYWORD,
-    _mapping.SESSION_ID: models.PayloadSchemaType.KEYWORD,
-    _mapping.LONG_TERM: models.PayloadSchemaType.BOOL,
-    _mapping.FIELDS: models.PayloadSchemaType.FLOAT,
-    _mapping.LISTS: models.PayloadSchemaType.KEYWORD,
-}
-_KINDS: Final[Mapping[type, Any]] = {
-    str: models.PayloadSchemaType.KEYWORD,
-    bool: models.PayloadSchemaType.BOOL,
-    int: models.PayloadSchemaType.FLOAT,
-    float: models.PayloadSchemaType.FLOAT,
-}
 
 # Clients within the process, and whose turn it is with them.
 _turns: Final[WeakKeyDictionary[Any, threading.RLock]] = WeakKeyDictionary()
 _turns_guard: Final = threading.Lock()
 
 
-class _Opened(NamedTuple):
-    size: int
-    space: str
-
-
-class _QdrantHook(VectorHook):
+class _QdrantHook(RebuildableVectorHook):
     """Everything but how to call Qdrant and the embedding function."""
 
     native_filters = models.Filter
@@ -134,23 +117,29 @@ class _QdrantHook(VectorHook):
             dear_filters=embedded,
         )
         self._dialect = Dialect(mapping.fields, negates=not embedded)
-        self._distance = _checked_distance(distance)
-        self._opened: _Opened | None = None
+        self._distance = checked_distance(distance)
+        self._names = QdrantNames(self._client, self._call, collection_name)
+        # What requests go to: what has the name, or the one that is made beside it.
+        self._asked = collection_name
+        self._opened: Opened | None = None
         self._indexed: set[str] = set()
+
+    def _turn(self) -> contextlib.AbstractContextManager[Any]:
+        """Keeps others from a client that nothing guards; where there is one thread, nobody comes in between."""
+        return contextlib.nullcontext()
 
     async def _check(self, vector: Vector) -> None:
         self._check_process()
-        self._check_size(self._opened or await self._look(), vector, "prepare")
+        self._check_size(self._opened or await self._known(), vector, "prepare")
 
     async def _write(self, batch: VectorBatch) -> None:
-        async def write() -> None:
-            opened = await self._open(len(batch.vectors[0]) if batch.vectors else None)
+        async def write(opened: Opened | None) -> None:
             if opened is None:
                 return
             if batch.vectors:
                 self._check_size(opened, batch.vectors[0], "apply")
                 await self._index(self._kinds(batch.metadatas))
-            for operations in _requests(self._operations(batch)):
+            for operations in requests(batch, self._namespace, opened.vectors):
                 await self._ask(
                     "batch_update_points",
                     update_operations=operations,
@@ -158,27 +147,7 @@ class _QdrantHook(VectorHook):
                     ordering=models.WriteOrdering.STRONG,
                 )
 
-        await self._on_what_is_there(write)
-
-    def _operations(self, batch: VectorBatch) -> Iterator[models.UpsertOperation | models.DeleteOperation]:
-        points: list[models.PointStruct] = []
-        size = 0
-        for fact_id, text, vector, metadata in zip(batch.ids, batch.texts, batch.vectors, batch.metadatas, strict=True):
-            payload = {FACT_ID: _mapping.encodable(fact_id), TEXT: text, **metadata}
-            added = len(vector) * _NUMBER_BYTES + len(repr(payload))
-            if points and size + added > _REQUEST_BYTES:
-                yield models.UpsertOperation(upsert=models.PointsList(points=points))
-                points, size = [], 0
-            points.append(models.PointStruct(id=self._point_id(fact_id), vector=vector.tolist(), payload=payload))
-            size += added
-        if points:
-            yield models.UpsertOperation(upsert=models.PointsList(points=points))
-        for part in slices(len(batch.deleted), _DELETED_AT_ONCE):
-            ids: list[Any] = [self._point_id(fact_id) for fact_id in batch.deleted[part]]
-            yield models.DeleteOperation(delete=models.PointIdsList(points=ids))
-
-    def _point_id(self, fact_id: str) -> str:
-        return str(uuid.uuid5(_POINT_IDS, _mapping.encodable(f"{self._namespace}\0{fact_id}")))
+        await self._on_what_is_there(write, len(batch.vectors[0]) if batch.vectors else None)
 
     async def _nearest(self, vector: Vector, limit: int, wanted: Wanted) -> list[Found]:
         return await self._query(vector, limit, wanted)
@@ -187,18 +156,18 @@ class _QdrantHook(VectorHook):
         return found if self._embedded else await self._query(vector, limit, wanted, exact=True)
 
     async def _query(self, vector: Vector, limit: int, wanted: Wanted, *, exact: bool = False) -> list[Found]:
-        async def query() -> list[Found]:
-            opened = await self._open()
+        async def query(opened: Opened | None) -> list[Found]:
             if opened is None:
                 return []
             self._check_size(opened, vector, "search")
             answer = await self._ask(
                 "query_points",
                 query=vector.tolist(),
+                using=opened.vectors,
                 query_filter=filter_of(wanted),
                 search_params=models.SearchParams(exact=True) if exact else None,
                 limit=limit,
-                with_payload=_SEEN,
+                with_payload=SEEN,
                 with_vectors=False,
             )
             return [
@@ -212,37 +181,41 @@ class _QdrantHook(VectorHook):
     async def _page(self, cursor: Any) -> tuple[list[tuple[str, int]], Any]:
         ours = models.Filter(must=[equal(_mapping.NAMESPACE, _mapping.encodable(self._namespace))])
 
-        async def page() -> tuple[list[tuple[str, int]], Any]:
-            if await self._open() is None:
+        if cursor is None and not self._is_beside:
+            # Who goes through the whole index shall know if it is another model's by now.
+            self._opened = None
+
+        async def page(opened: Opened | None) -> tuple[list[tuple[str, int]], Any]:
+            if opened is None:
                 return [], None
             points, following = await self._ask(
                 "scroll",
                 scroll_filter=ours,
                 limit=_EMBEDDED_PAGE if self._embedded else _PAGE,
                 offset=cursor,
-                with_payload=_SEEN,
+                with_payload=SEEN,
                 with_vectors=False,
             )
-            return _versions(points), following
+            return versions(points), following
 
         return await self._on_what_is_there(page)
 
     async def _lookup(self, ids: Sequence[str]) -> dict[str, int]:
-        async def lookup() -> dict[str, int]:
-            if await self._open() is None:
+        async def lookup(opened: Opened | None) -> dict[str, int]:
+            if opened is None:
                 return {}
             found: dict[str, int] = {}
             for part in slices(len(ids), _PAGE):
-                point_ids = [self._point_id(fact_id) for fact_id in ids[part]]
-                points = await self._ask("retrieve", ids=point_ids, with_payload=_SEEN, with_vectors=False)
-                found.update(_versions(points))
+                point_ids = [point_id(self._namespace, fact_id) for fact_id in ids[part]]
+                points = await self._ask("retrieve", ids=point_ids, with_payload=SEEN, with_vectors=False)
+                found.update(versions(points))
             return found
 
         return await self._on_what_is_there(lookup)
 
     async def _space(self) -> str:
         opened = await self._open()
-        return _SPACES[self._distance or models.Distance.COSINE] if opened is None else opened.space
+        return SPACES[self._distance or models.Distance.COSINE] if opened is None else opened.space
 
     def _translated(self, filters: Mapping[str, Any]) -> models.Filter | None:
         clause = translated(filters, self._dialect)
@@ -254,38 +227,52 @@ class _QdrantHook(VectorHook):
         return models.Filter(should=[clause, *others])
 
     # Qdrant
-    async def _open(self, size: int | None = None) -> _Opened | None:
+    async def _open(self, size: int | None = None) -> Opened | None:
         """The collection; one that is not there is made when ``size`` says for which vectors, or else None."""
         self._check_process()
-        if self._opened is None:
-            opened = await self._look() or (None if size is None else await self._made(size))
+        opened = self._opened
+        if opened is None:
+            # Old clients make a collection within the process though there is an alias of the name by now.
+            with self._turn():
+                opened = await self._look() or (None if size is None else await self._made(size))
             if opened is None:
                 return None
-            await self._index(_OURS)
+            await self._refuse_other_models(opened)
+            await self._index(OURS)
             self._opened = opened
-        return self._opened
+        return opened
 
-    async def _look(self) -> _Opened | None:
-        if not await self._ask("collection_exists"):
+    async def _known(self) -> Opened | None:
+        """The collection, if it is there, whose model is ours."""
+        if (opened := await self._look()) is not None:
+            await self._refuse_other_models(opened)
+        return opened
+
+    async def _look(self) -> Opened | None:
+        if (info := await self._names.info()) is None:
             return None
-        info = await self._ask("get_collection")
-        vectors = info.config.params.vectors
-        if not isinstance(vectors, models.VectorParams) or vectors.multivector_config is not None:
+        vectors, params = vectors_in(info)
+        if params is None or params.multivector_config is not None:
             raise HookError(
                 f"the collection {self.collection_name!r} has named, sparse or multiple vectors; a hook needs one with"
                 " a single vector for each point: pass another collection_name, and it is made",
                 hook=self.name,
             )
-        if self._distance not in (None, vectors.distance):
+        if self._distance not in (None, params.distance):
             raise HookError(
-                f"the collection {self.collection_name!r} measures by distance={vectors.distance.value!r}, not by"
+                f"the collection {self.collection_name!r} measures by distance={params.distance.value!r}, not by"
                 f" {self._distance.value!r}: leave distance out, or pass another collection_name",
                 hook=self.name,
             )
         self._indexed = set(info.payload_schema or ())
-        return _Opened(vectors.size, _SPACES[vectors.distance])
+        return Opened(params.size, SPACES[params.distance], vectors)
 
-    async def _made(self, size: int) -> _Opened | None:
+    async def _refuse_other_models(self, opened: Opened) -> None:
+        if opened.vectors is not None:
+            for point in await self._ask("retrieve", ids=[MODEL_ID], with_payload=[MODEL], with_vectors=False):
+                await self._check_model(point.payload[MODEL])
+
+    async def _made(self, size: int) -> Opened | None:
         distance = self._distance or models.Distance.COSINE
         try:
             await self._ask("create_collection", vectors_config=models.VectorParams(size=size, distance=distance))
@@ -295,7 +282,7 @@ class _QdrantHook(VectorHook):
                 raise
             return opened
         self._indexed = set()
-        return _Opened(size, _SPACES[distance])
+        return Opened(size, SPACES[distance])
 
     async def _index(self, kinds: Mapping[str, Any]) -> None:
         """Let a server index fields of the payload that searches ask for; without that they are only slower."""
@@ -319,30 +306,35 @@ class _QdrantHook(VectorHook):
                 if isinstance(value, list):
                     value = value[0] if value else None
                 if key is not None and key not in self._indexed and value is not None:
-                    kinds.setdefault(key, _KINDS[type(value)])
+                    kinds.setdefault(key, KINDS[type(value)])
         return kinds
 
     async def _ask(self, method: str, **arguments: Any) -> Any:
-        return await self._call(getattr(self._client, method), collection_name=self.collection_name, **arguments)
+        return await self._call(getattr(self._client, method), collection_name=self._asked, **arguments)
 
-    async def _on_what_is_there(self, work: Callable[[], Awaitable[T]]) -> T:
+    async def _on_what_is_there(self, work: Callable[[Opened | None], Awaitable[T]], size: int | None = None) -> T:
         """What ``work`` returns; when it fails since somebody has deleted or replaced the collection, once more."""
-        before = self._opened
+        opened: Opened | None = None
         try:
-            return await work()
+            opened = await self._open(size)
+            return await work(opened)
         except Exception:
-            self._opened = None
-            if before is None or not await self._is_replaced(before):
+            if self._is_beside:
                 raise
-        return await work()
+            self._opened = None
+            if not await self._is_replaced(opened):
+                raise
+        return await work(await self._open(size))
 
-    async def _is_replaced(self, before: _Opened) -> bool:
+    async def _is_replaced(self, before: Opened | None) -> bool:
         try:
             return await self._look() != before
+        except HookError:
+            return True  # by one that is not for us, which is said when it is tried again
         except Exception:
             return False
 
-    def _check_size(self, opened: _Opened | None, vector: Vector, operation: str) -> None:
+    def _check_size(self, opened: Opened | None, vector: Vector, operation: str) -> None:
         if opened is not None and opened.size != len(vector):
             raise HookError(
                 f"the collection {self.collection_name!r} has vectors of {opened.size} dimensions, and embedding_fn"
@@ -352,8 +344,47 @@ class _QdrantHook(VectorHook):
                 operation=operation,
             )
 
+    # Another collection in place of this one
+    @property
+    def _is_beside(self) -> bool:
+        return self._asked != self.collection_name
 
-class QdrantSyncHook(SyncVectorHook, _QdrantHook):
+    async def _beside(self) -> Self:
+        self._check_process()
+        await self._refuse_others()
+        vector = await self._probed("beside")
+        info = await self._names.info()
+        _, params = (None, None) if info is None else vectors_in(info)
+        distance = self._distance or (models.Distance.COSINE if params is None else params.distance)
+        size = len(vector)
+        if params is None:
+            params = models.VectorParams(size=size, distance=distance)
+        options = {} if info is None else options_like(info.config)
+        hook = copy.copy(self)
+        hook._asked = await self._names.begin(params.model_copy(update={"size": size, "distance": distance}), options)
+        hook._opened, hook._indexed = Opened(size, SPACES[distance], vectors_of(hook._asked)), set()
+        await hook._index(OURS if info is None else indexes_like(info))
+        await hook._ask("upsert", points=[model_point(fingerprint(vector))], wait=True)
+        return hook
+
+    async def _swap(self, beside: _QdrantHook) -> None:
+        await self._refuse_others()
+        self._opened = None
+        await self._names.swap(beside._asked)
+
+    async def _settle(self) -> None:
+        self._opened = None
+        await self._names.settle()
+
+    async def _has_others(self) -> bool:
+        if await self._names.info() is None:
+            return False
+        others = models.Filter(must_not=[equal(_mapping.NAMESPACE, _mapping.encodable(self._namespace))])
+        points, _ = await self._ask("scroll", scroll_filter=others, limit=2, with_payload=False, with_vectors=False)
+        return any(str(point.id) != MODEL_ID for point in points)
+
+
+class QdrantSyncHook(SyncRebuilding, SyncVectorHook, _QdrantHook):
     """Keeps a Qdrant collection in step with the facts, through a ``QdrantClient`` (which stays the caller's).
 
     ``embedding_fn`` is a callable from a list of texts to a list of vectors, or an object with LangChain's
@@ -370,18 +401,22 @@ class QdrantSyncHook(SyncVectorHook, _QdrantHook):
     ``metadata_fields``, which points have under their whole paths (``"address.city"`` is one key, to be quoted in
     filters of Qdrant's own); those are ``models.Filter``.
 
+    A collection that was rebuilt (:meth:`MemoryStore.reindex <memstate_core.MemoryStore.reindex>` with ``into``) has a
+    name of its own, and ``collection_name`` is an alias of it. Its vectors have a name too, and one point is no fact.
+
     :raises HookError: from every method, when the embedding function returns no proper vectors, or others than the
         collection has; what embedding functions and Qdrant raise comes as it is.
     """
 
+    def _turn(self) -> contextlib.AbstractContextManager[Any]:
+        return _turn_with(self._client) if self._embedded else contextlib.nullcontext()
+
     async def _call(self, function: Callable[..., Any], **arguments: Any) -> Any:
-        if not self._embedded:
-            return function(**arguments)
-        with _turn_with(self._client):
+        with self._turn():
             return function(**arguments)
 
 
-class AsyncQdrantSyncHook(AsyncVectorHook, _QdrantHook):
+class AsyncQdrantSyncHook(AsyncRebuilding, AsyncVectorHook, _QdrantHook):
     """Same as :class:`QdrantSyncHook`, awaited, through an ``AsyncQdrantClient``.
 
     ``embedding_fn`` may also be a coroutine function, or have LangChain's ``aembed_documents`` and ``aembed_query``; a
@@ -392,26 +427,6 @@ class AsyncQdrantSyncHook(AsyncVectorHook, _QdrantHook):
 def _turn_with(client: Any) -> threading.RLock:
     with _turns_guard:
         return _turns.setdefault(client, threading.RLock())
-
-
-def _checked_distance(distance: models.Distance | str | None) -> models.Distance | None:
-    if distance is None:
-        return None
-    for known in _SPACES:
-        if str(getattr(distance, "value", distance)).lower() == known.value.lower():
-            return known
-    names = ", ".join(repr(known.value) for known in _SPACES)
-    raise ValueError(f"distance must be one of {names}, not {distance!r}")
-
-
-def _requests(operations: Iterable[T]) -> list[list[T]]:
-    """What to send at once: everything where there is little, so that a transaction is one request."""
-    all_ = list(operations)
-    return [all_] if len(all_) <= 2 else [[one] for one in all_]
-
-
-def _versions(points: Iterable[Any]) -> list[tuple[str, int]]:
-    return [(str(point.payload[FACT_ID]), int(point.payload[_mapping.VERSION])) for point in points]
 
 
 def _similarity(space: str, score: float) -> float:

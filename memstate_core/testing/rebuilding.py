@@ -18,7 +18,7 @@ from memstate_core.testing.acts import Gate
 from memstate_core.testing.face import Face
 from memstate_core.testing.factories import StorageFactory, Stores, StoreTests
 from memstate_core.testing.faults import Fault, FaultyHook, raising
-from memstate_core.testing.index import Index, IndexHook, ListingHook
+from memstate_core.testing.index import AsyncIndexHook, Index, IndexHook, ListingHook, index_hook
 from memstate_core.testing.verifying import Steps
 
 _FACTS = 11
@@ -251,6 +251,18 @@ class TestRebuilding(StoreTests):
         assert await filled.reindex(into=Careless(index)) == _FACTS
         await self.check(filled, index)
 
+    async def test_from_inside_a_hook(self, filled: Face, index: Index, stores: Stores) -> None:
+        """It would wait for the transaction that waits for the hook."""
+        store = stores.open(
+            [CallingHook(index) if not filled.is_async else AsyncCallingHook(index)], storage=filled.storage
+        )
+        store.store._engine.hooks[0].hook.store = store.store
+        with pytest.raises(HookError, match=r"cannot be rebuilt from inside a hook.*call reindex when it has ended"):
+            await store.update("0", {"text": "told"})
+        await self.check(store, index)
+        assert await store.reindex(into=index_hook(index, filled.is_async)) == _FACTS
+        await self.check(store, index)
+
     @pytest.mark.parametrize("call", ["recover", "search", "commit", "reindex"])
     async def test_who_died_behind_the_swap_left_it_in_doubt(
         self, filled: Face, index: Index, stores: Stores, call: str
@@ -334,6 +346,30 @@ class OutdatedHook(IndexHook):
     def _look(self) -> None:
         if self.index.entries is not self.known:
             raise OSError("this index has been rebuilt")
+
+
+class CallingHook(IndexHook):
+    """Rebuilds its own index when it is told something for the first time."""
+
+    store: Any = None
+
+    def apply(self, changes: Sequence[Change]) -> None:
+        if (store := self.store) is not None:
+            self.store = None
+            store.reindex(into=IndexHook(self.index))
+        super().apply(changes)
+
+
+class AsyncCallingHook(AsyncIndexHook):
+    """The same, as coroutines."""
+
+    store: Any = None
+
+    async def apply(self, changes: Sequence[Change]) -> None:
+        if (store := self.store) is not None:
+            self.store = None
+            await store.reindex(into=AsyncIndexHook(self.index))
+        await super().apply(changes)
 
 
 async def until(true: Callable[[], bool]) -> None:

@@ -72,8 +72,10 @@ class Chroma:
     async def delete(self) -> None:
         await Awaited(self.client).delete_collection(self.name)
 
-    async def names(self) -> set[str]:
-        return {collection.name for collection in await Awaited(self.client).list_collections()}
+    async def left_behind(self) -> set[str]:
+        """The collections of the hooks but for the one in use."""
+        names = {collection.name for collection in await Awaited(self.client).list_collections()}
+        return {name for name in names if name.startswith(self.name)} - {self.name}
 
 
 @pytest.fixture(scope="session")
@@ -82,20 +84,24 @@ def chroma_address() -> Iterator[tuple[str, int]]:
         yield address
 
 
-@pytest.fixture(params=["ephemeral", "persistent", "http", "async http"])
-async def chroma(request: pytest.FixtureRequest, tmp_path: Path) -> Chroma:
+async def opened_chroma(flavour: str, request: pytest.FixtureRequest, path: Path) -> Chroma:
     client: Any
-    if request.param == "ephemeral":
+    if flavour == "ephemeral":
         client = chromadb.EphemeralClient(settings())
-    elif request.param == "persistent":
-        client = chromadb.PersistentClient(str(tmp_path), settings())
+    elif flavour == "persistent":
+        client = chromadb.PersistentClient(str(path), settings())
     else:
         host, port = request.getfixturevalue("chroma_address")
-        if request.param == "http":
+        if flavour == "http":
             client = chromadb.HttpClient(host, port, settings=settings())
         else:
             client = await chromadb.AsyncHttpClient(host, port, settings=settings())
     return Chroma(client)
+
+
+@pytest.fixture(params=["ephemeral", "persistent", "http", "async http"])
+async def chroma(request: pytest.FixtureRequest, tmp_path: Path) -> Chroma:
+    return await opened_chroma(request.param, request, tmp_path)
 
 
 @pytest.fixture
@@ -122,6 +128,10 @@ class Qdrant:
         return isinstance(self.client, AsyncQdrantClient)
 
     @property
+    def is_embedded(self) -> bool:
+        return "Local" in type(self.client._client).__name__
+
+    @property
     def asked(self) -> Any:
         """The client, whose methods are awaited."""
         return Awaited(self.client)
@@ -134,6 +144,15 @@ class Qdrant:
         """What the points have beside their vectors, by fact id."""
         points, _ = await self.asked.scroll(self.name, limit=10_000)
         return {point.payload["memstate_fact_id"]: point.payload for point in points}
+
+    async def left_behind(self) -> set[str]:
+        """The collections of the hooks, and their aliases, but for the one in use."""
+        collections = {one.name for one in (await self.asked.get_collections()).collections}
+        aliases = {one.alias_name: one.collection_name for one in (await self.asked.get_aliases()).aliases}
+        names = {name for name in collections | aliases.keys() if name.startswith(self.name)}
+        # Where a server has both, the collection of the name is hidden by the alias.
+        hidden = {self.name} if self.name in collections and self.name in aliases else set()
+        return (names - {self.name, aliases.get(self.name)}) | hidden
 
 
 @pytest.fixture(scope="session")
@@ -174,3 +193,19 @@ def in_memory() -> Iterator[Qdrant]:
     client = QdrantClient(":memory:")
     yield Qdrant(client)
     client.close()
+
+
+# What a test of any index takes: the vendor and the flavour.
+CHROMA = [f"chroma {flavour}" for flavour in ("ephemeral", "persistent", "http", "async http")]
+QDRANT = [f"qdrant {flavour}" for flavour in ("memory", "disk", "http", "async memory", "async http")]
+EMBEDDED = ["chroma ephemeral", "qdrant memory"]
+
+
+@pytest.fixture(params=[*CHROMA, *QDRANT])
+async def place(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Chroma | Qdrant]:
+    vendor, _, flavour = request.param.partition(" ")
+    if vendor == "chroma":
+        yield await opened_chroma(flavour, request, tmp_path)
+    else:
+        async with opened_qdrant(flavour, request) as opened:
+            yield opened

@@ -70,13 +70,22 @@ class Collection:
     def update(self, operation: dict[str, Any]) -> None:
         if "upsert" in operation:
             points = operation["upsert"]["points"]
-            if any(len(point["vector"]) != self.vectors["size"] for point in points):
-                raise Refused(400, "Wrong input: Vector dimension error")
+            for point in points:
+                self._check(point["vector"])
             self.shard.update(
                 edge.UpdateOperation.upsert_points([edge.Point(p["id"], p["vector"], p.get("payload")) for p in points])
             )
         else:
             self.shard.update(edge.UpdateOperation.delete_points(operation["delete"]["points"]))
+
+    def _check(self, given: Any) -> None:
+        """As a server does before it writes anything."""
+        for name, vector in given.items() if isinstance(given, dict) else [("", given)]:
+            params = self.vectors.get(name) if name else self.vectors
+            if not params or "size" not in params:
+                raise Refused(400, f"Wrong input: Not existing vector name error: {name}")
+            if len(vector) != params["size"]:
+                raise Refused(400, "Wrong input: Vector dimension error")
 
     def index(self, field: str, schema: Any) -> None:
         if isinstance(schema, dict):
@@ -93,7 +102,7 @@ class Collection:
         found = self.shard.query(
             edge.QueryRequest(
                 limit=body.get("limit", 10),
-                query=edge.Query.Nearest(vector),
+                query=edge.Query.Nearest(vector, body.get("using")),
                 filter=_filter(body.get("filter")),
                 params=params,
                 with_payload=_selected(body),
@@ -170,6 +179,7 @@ class Service:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.collections: dict[str, Collection] = {}
+        self.aliases: dict[str, str] = {}
         self.made = 0
         self.turn = threading.Lock()
 
@@ -177,9 +187,19 @@ class Service:
         match method, *path:
             case "GET", "collections":
                 return {"collections": [{"name": name} for name in self.collections]}
+            case "GET", "aliases":
+                told = [{"alias_name": name, "collection_name": of} for name, of in self.aliases.items()]
+                return {"aliases": told}
+            case "POST", "collections", "aliases":
+                for action in body["actions"]:
+                    ((kind, told),) = action.items()
+                    self.change_alias(kind, **told)
+                return True
             case "GET", "collections", name, "exists":
-                return {"exists": name in self.collections}
+                return {"exists": self.aliases.get(name, name) in self.collections}
             case "PUT", "collections", name:
+                if name in self.aliases:
+                    raise Refused(400, f"Wrong input: Alias `{name}` already exists!")
                 if name in self.collections:
                     raise Refused(409, f"Wrong input: Collection `{name}` already exists!")
                 self.made += 1
@@ -187,12 +207,14 @@ class Service:
                 self.collections[name] = Collection(self.directory / str(self.made), body["vectors"], graph)
                 return True
             case "DELETE", "collections", name:
+                self.aliases = {alias: of for alias, of in self.aliases.items() if of != name}
                 return self.collections.pop(name, None) is not None
         if len(path) < 2 or path[0] != "collections":
             raise Refused(404, "no such route here")
-        if path[1] not in self.collections:
-            raise Refused(404, f"Not found: Collection `{path[1]}` doesn't exist!")
-        collection = self.collections[path[1]]
+        name = self.aliases.get(path[1], path[1])
+        if name not in self.collections:
+            raise Refused(404, f"Not found: Collection `{name}` doesn't exist!")
+        collection = self.collections[name]
         match method, *path[2:]:
             case ("GET",):
                 return collection.info()
@@ -217,6 +239,27 @@ class Service:
             case "POST", "points":
                 return collection.retrieve(body)
         raise Refused(404, "no such route here")
+
+    def change_alias(
+        self,
+        kind: str,
+        alias_name: str = "",
+        collection_name: str = "",
+        old_alias_name: str = "",
+        new_alias_name: str = "",
+    ) -> None:
+        if kind == "create_alias":
+            if collection_name not in self.collections:
+                raise Refused(404, f"Not found: Collection `{collection_name}` doesn't exist!")
+            if alias_name in self.collections:
+                raise Refused(409, f"Wrong input: Collection `{alias_name}` already exists!")
+            self.aliases[alias_name] = collection_name
+        elif kind == "delete_alias":
+            self.aliases.pop(alias_name, None)
+        elif old_alias_name not in self.aliases:
+            raise Refused(404, f"Not found: Alias {old_alias_name} does not exists!")
+        else:  # a server does not look whether there is a collection of that name
+            self.aliases[new_alias_name] = self.aliases.pop(old_alias_name)
 
 
 class Handler(BaseHTTPRequestHandler):
