@@ -72,10 +72,12 @@ class Chroma:
     async def delete(self) -> None:
         await Awaited(self.client).delete_collection(self.name)
 
+    async def names(self) -> set[str]:
+        return {collection.name for collection in await Awaited(self.client).list_collections()}
+
     async def left_behind(self) -> set[str]:
         """The collections of the hooks but for the one in use."""
-        names = {collection.name for collection in await Awaited(self.client).list_collections()}
-        return {name for name in names if name.startswith(self.name)} - {self.name}
+        return {name for name in await self.names() if name.startswith(self.name)} - {self.name}
 
 
 @pytest.fixture(scope="session")
