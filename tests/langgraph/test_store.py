@@ -19,10 +19,12 @@ from langgraph.store.base import (
     SearchOp,
 )
 from pydantic import BaseModel
+from qdrant_client import QdrantClient
 
 from memstate import AsyncInMemoryStorage, AsyncMemoryStore, InMemoryStorage, MemoryStore, ValidationFailed
 from memstate_core.embedding import LexicalEmbedder
 from memstate_core.hooks.chroma import ChromaSyncHook
+from memstate_core.hooks.qdrant import QdrantSyncHook
 from memstate_langgraph import AsyncMemStateStore, MemStateStore, item_index
 from tests.langgraph.conftest import Makes
 
@@ -614,6 +616,15 @@ class TestQueries:
         assert found.score is not None  # it was found by the index, behind those that have expired
         assert await maybe(store.sweep_ttl()) == 6
         assert [one.fact.payload["key"] for one in await maybe(memory.search("cat"))] == ["last"]
+
+    def test_on_qdrant(self) -> None:
+        hook = QdrantSyncHook(QdrantClient(":memory:"), "items", LexicalEmbedder(), **item_index())
+        store = MemStateStore(MemoryStore(InMemoryStorage(), hooks=[hook]), fields=["t[*]"])
+        store.batch([PutOp(("u", str(n)), "k", {"t": [f"cat {n}", "green tea"], "n": n}) for n in range(20)])
+        (found,) = store.search(("u", "7"), query="green tea")
+        assert found.score == pytest.approx(1, abs=1e-3)
+        assert store.search(("u",), query="cat 3", limit=1)[0].value["n"] == 3
+        assert len(store.search(("u",), query="cat", limit=99, filter={"n": {"$lt": 15}})) == 15
 
     async def test_without_an_index_a_query_is_ignored(self, makes_here: Makes) -> None:
         told: list[Any] = []
