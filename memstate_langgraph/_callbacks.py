@@ -34,11 +34,11 @@ class _Nodes:
             if len(self._runs) > _RUNS:  # runs that were never told to have ended
                 self._runs.popitem(last=False)
 
-    def end(self, run_id: UUID) -> tuple[str, str] | None:
-        """Thread and namespace of the node that has ended with this run."""
+    def end(self, run_id: UUID) -> tuple[tuple[str, str] | None, bool]:
+        """Thread and namespace of the node that has ended with this run, and whether it was that of a node at all."""
         with self._guard:
             found = self._runs.pop(run_id, None)
-        return found[:2] if found is not None and found[2] else None
+        return (None if found is None or not found[2] else found[:2]), found is not None
 
 
 class _Listener:
@@ -76,16 +76,18 @@ class _Listener:
             self._nodes.start(run_id, parent_run_id, str(thread_id), ns)
 
     def ended(self, run_id: UUID) -> list[Rewinder]:
-        """Those whose thread was held by this run."""
-        node = self._nodes.end(run_id)
+        """Those whose thread was held by this run, which is then none of a node's."""
+        node, is_nodes = self._nodes.end(run_id)
+        if not is_nodes:
+            return [rewinder for rewinder in list(self.rewinders) if rewinder.runs.holds(run_id)]
         if node is not None:
             for rewinder in list(self.rewinders):
                 rewinder.notes.ends(*node)
-        return [rewinder for rewinder in list(self.rewinders) if rewinder.runs.holds(run_id)]
+        return []
 
     def concerned(self, run_id: UUID, error: BaseException) -> list[tuple[Rewinder, str, str]]:
         """Whose memory a node that failed has changed, with its thread and namespace."""
-        node = self._nodes.end(run_id)
+        node, _ = self._nodes.end(run_id)
         if node is None or isinstance(error, GraphBubbleUp):
             return []
         return [

@@ -23,6 +23,7 @@ from memstate_langgraph import _keys as keys
 from memstate_langgraph._ahead import read_ahead
 from memstate_langgraph._cache import Cache
 from memstate_langgraph._codec import Codec, StoredCheckpoint, StoredTask
+from memstate_langgraph._fingerprint import fingerprint_of
 from memstate_langgraph._listing import Listing
 from memstate_langgraph._places import Place, config_of
 from memstate_langgraph._reading import Reader
@@ -123,7 +124,7 @@ class Saver:
         answer: CheckpointTuple | None = None
         if found is not None:
             answer = found[0]
-            self._remember(place, found[0], found[1], found[2])
+            self._remember(place, found[0], found[1], found[2], to_run=self.rewinder.is_run(config))
         await self._loaded(codec, place, config, answer)
         return answer
 
@@ -142,7 +143,10 @@ class Saver:
             place.checkpoint_id is None or await self._read(is_latest),
         )
 
-    def _remember(self, place: Place, found: CheckpointTuple, reader: Reader, generation: bytes | None) -> None:
+    def _remember(
+        self, place: Place, found: CheckpointTuple, reader: Reader, generation: bytes | None, *, to_run: bool
+    ) -> None:
+        """Remember what was read, and, if a run is to change it, what it was."""
         if generation is None:
             return
         self._cache.saw(place.thread_id, generation)
@@ -152,7 +156,11 @@ class Saver:
         )
         for channel, version in checkpoint["channel_versions"].items():
             one = reader.known_list(place.checkpoint_ns, channel, version)
-            if one is not None and self._cache.list_version(generation, place.thread_id, one.key) is not one:
+            if one is None:
+                continue
+            if to_run and one.fingerprint is None:
+                one = one._replace(fingerprint=fingerprint_of(checkpoint["channel_values"][channel]))
+            if self._cache.list_version(generation, place.thread_id, one.key) is not one:
                 self._cache.keep_list(generation, place.thread_id, one)
 
     def listing(

@@ -10,6 +10,7 @@ import sqlite3
 import pytest
 
 from benchmarks import __main__ as command
+from benchmarks import checkpoint_floors, checkpoints
 from benchmarks.bench import Sizes
 from benchmarks.measure import Effort, Row, Side, Timing, compared, in_turn, tolerance_of
 from benchmarks.report import table
@@ -17,7 +18,8 @@ from benchmarks.storages import kinds
 from benchmarks.storages.memory import MemoryFloor
 from benchmarks.subjects import MemStateSubject
 from benchmarks.workload import OPERATIONS, Note, Preference, Setting, Subject, load
-from memstate_core import ConflictError, InMemoryStorage, ValidationFailed
+from memstate_core import ConflictError, InMemoryStorage, MemoryStore, ValidationFailed
+from memstate_langgraph import MemStateCheckpointer
 
 TINY = Sizes(facts=40, few_facts=20, journal=40, short_journal=20, indexed=20, writing_seconds=0.01)
 STORAGES = [kind.name for kind in kinds()]
@@ -82,6 +84,29 @@ def test_floors_and_memstate_do_the_same(subject: Subject):
     assert [found["id"] for found in subject.query("kept")] == kept
     assert {(found["session_id"], found["version"]) for found in subject.query("kept")} == {(None, 2)}
     assert {found["payload"]["confidence"] for found in subject.query("kept")} == {0.1 + 0.2}
+
+
+def test_a_floor_of_checkpoints_gives_what_was_put(kind, tmp_path):
+    least = checkpoint_floors.floor(kind, tmp_path)
+    mine = MemStateCheckpointer(MemoryStore(InMemoryStorage()))
+    try:
+        for saver in (least, mine):
+            thread = checkpoints._Thread(saver, 5)
+            for _ in range(3):
+                thread.put(thread.grown())
+            saver.put_writes(thread.config, [("messages", ["w"]), ("other", 1)], "task", "path")
+            saver.put_writes(thread.config, [("messages", ["again"])], "task", "path")
+            latest = checkpoints._latest(thread)
+            found = saver.get_tuple(latest)
+            assert found.checkpoint["channel_values"] == {"messages": thread.messages, "step": 3}
+            assert found.config["configurable"]["checkpoint_id"] == thread.config["configurable"]["checkpoint_id"]
+            assert found.metadata["step"] == 3
+            assert found.pending_writes == [("task", "messages", ["w"]), ("task", "other", 1)]
+            listed = list(saver.list(latest, limit=3))
+            assert [len(one.checkpoint["channel_values"]["messages"]) for one in listed] == [9, 8, 7]
+            assert [one.parent_config for one in listed[:2]] == [one.config for one in listed[1:]]
+    finally:
+        least.rows.close()
 
 
 @pytest.mark.parametrize("confidence", ["high", math.nan, math.inf])

@@ -52,15 +52,17 @@ class KnownRecords:
                 if trust is _Trust.SHARED:
                     continue
                 if trust is _Trust.DOUBTED and value != old:
-                    self._known[key] = None, _Trust.SHARED
+                    self._put(key, None, _Trust.SHARED)
                 elif value is not None and len(value) > LONGEST:
                     self._known.pop(key, None)
-                    continue
                 else:
-                    self._known[key] = value, _Trust.KNOWN
-                self._known.move_to_end(key)
-                if len(self._known) > _MOST:
-                    self._known.popitem(last=False)
+                    self._put(key, value, _Trust.KNOWN)
+
+    def _put(self, key: tuple[object, Place], value: bytes | None, trust: _Trust) -> None:
+        self._known[key] = value, trust
+        self._known.move_to_end(key)
+        if len(self._known) > _MOST:
+            self._known.popitem(last=False)
 
     def doubt(self, namespace: object, places: Collection[Place]) -> None:
         """One of these may not be as it was guessed: look before the next guess."""
@@ -68,7 +70,7 @@ class KnownRecords:
             for place in places:
                 value, trust = self._known.get((namespace, place), (None, _Trust.KNOWN))
                 if trust is _Trust.KNOWN:
-                    self._known[namespace, place] = value, _Trust.DOUBTED
+                    self._put((namespace, place), value, _Trust.DOUBTED)
 
     def forget(self, namespace: object, places: Iterable[Place]) -> None:
         """Whether they were changed by our own doing cannot be told."""

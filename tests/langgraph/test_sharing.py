@@ -15,6 +15,7 @@ from langgraph.graph.message import add_messages
 
 from memstate import InMemoryStorage, MemoryStore
 from memstate_langgraph import MemStateCheckpointer
+from memstate_langgraph._codec import Codec
 from memstate_langgraph._fingerprint import fingerprint_of
 from memstate_langgraph._lists import ListVersion, next_version, pieces_of, version_of
 from tests.langgraph.conftest import Makes
@@ -94,7 +95,26 @@ class TestSharing:
         state = await call(checkpointer, chat(checkpointer), "get_state", config)
         assert texts(state.values)[-2:] == ["question-007", "answer 15"]
 
-    async def test_a_message_that_was_changed_in_place_is_stored_as_it_is(self, makes_here: Makes) -> None:
+    async def test_what_was_loaded_is_not_encoded_again(
+        self, makes_here: Makes, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        store = makes_here.store()
+        config = thread("t")
+        encoded: list[int] = []
+        items = Codec.items
+        monkeypatch.setattr(Codec, "items", lambda self, values: (encoded.append(len(values)), items(self, values))[1])
+        for turn in range(8):
+            checkpointer = makes_here.checkpointer(store)  # a new one each time: nothing is remembered
+            graph = chat(checkpointer)
+            await call(checkpointer, graph, "invoke", {"messages": [HumanMessage(f"q{turn}")]}, config)
+        assert max(encoded) <= 4  # a list of so many is the first that is stored item by item
+        state = await call(checkpointer, graph, "get_state", config)
+        assert texts(state.values)[-2:] == ["q7", "answer 15"]
+
+    @pytest.mark.parametrize("is_remembered", [True, False])
+    async def test_a_message_that_was_changed_in_place_is_stored_as_it_is(
+        self, makes_here: Makes, is_remembered: bool
+    ) -> None:
         checkpointer = makes_here.checkpointer()
 
         def answer(state: Any) -> Any:
@@ -103,9 +123,11 @@ class TestSharing:
                 state["messages"][2].additional_kwargs["note"] = [len(state["messages"])]
             return {"messages": [AIMessage("answer")]}
 
-        graph = chat(checkpointer, answer)
         config = thread("t")
         for turn in range(6):
+            if not is_remembered:
+                checkpointer = makes_here.checkpointer(checkpointer.memory)
+            graph = chat(checkpointer, answer)
             await call(checkpointer, graph, "invoke", {"messages": [HumanMessage(f"q{turn}")]}, config)
         state = await call(checkpointer, graph, "get_state", config)
         assert state.values["messages"][1].content == "changed 11"
