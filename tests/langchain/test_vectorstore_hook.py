@@ -264,7 +264,7 @@ NATIVE: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize(("vectorstores", "native"), NATIVE.items(), indirect=["vectorstores"], ids=str)
+@pytest.mark.parametrize(("vectorstores", "native"), NATIVE.items(), indirect=["vectorstores"], ids=list(NATIVE))
 def test_filters_of_the_vector_store_itself(vectorstores: MakeVectorStore, native: Any) -> None:
     store = opened(VectorStoreHook(vectorstores("native"), text_field="text", metadata_fields=["rank"]))
     for rank in range(4):
