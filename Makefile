@@ -9,7 +9,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 # Where this is set, each of the tests' processes would compile everything anew.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: help demo test lint bench faults clean
+.PHONY: help demo test lint bench faults docs clean
 .DELETE_ON_ERROR:
 
 help:
@@ -18,6 +18,7 @@ help:
 	@echo "make lint    the checks of make test without the tests"
 	@echo "make bench   measure speed against the bare database"
 	@echo "make faults  break the store in every way, beside dual writes, and count what is wrong afterwards"
+	@echo "make docs    build the documentation as a site, in build/site"
 	@echo "make clean   remove .venv and everything else that was made"
 
 demo: $(VENV)/.demo
@@ -36,6 +37,9 @@ bench: $(VENV)/.dev
 
 faults: $(VENV)/.dev
 	$(BIN)/python -m benchmarks.faults
+
+docs: $(VENV)/.dev
+	$(BIN)/python -m mkdocs build
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage .coverage.* htmlcov

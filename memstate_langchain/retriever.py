@@ -28,16 +28,16 @@ class MemStateRetriever(BaseRetriever):
     A document's ``id`` is the fact's; its metadata have ``score`` (higher is better), ``type``, ``payload``,
     ``session_id``, ``source``, ``version`` and ``ts``.
 
-    :param k: how many at most.
-    :param session_id: of which session; default: of all; None: long-term facts only.
-    :param session: where the session is said in the config of a run, in place of ``session_id``: the key in its
+    :ivar k: how many at most.
+    :ivar session_id: of which session; default: of all; None: long-term facts only.
+    :ivar session: where the session is said in the config of a run, in place of ``session_id``: the key in its
         ``configurable``, or a function of the config.
-    :param long_term: beside those of the session, also long-term facts.
-    :param types: of which types; default: of any.
-    :param filters: see :meth:`memstate_core.MemoryStore.search`.
-    :param at: as the facts were then: whatever :meth:`memstate_core.MemoryStore.at` takes; default: as they are now.
-    :param text_field: the field of the payload that is the text, a dotted path; default: all fields, a line for each.
-    :param text_formatter: a function from a payload to the text.
+    :ivar long_term: beside those of the session, also long-term facts.
+    :ivar types: of which types; default: of any.
+    :ivar filters: see :meth:`memstate_core.MemoryStore.search`.
+    :ivar at: as the facts were then: whatever :meth:`memstate_core.MemoryStore.at` takes; default: as they are now.
+    :ivar text_field: the field of the payload that is the text, a dotted path; default: all fields, a line for each.
+    :ivar text_formatter: a function from a payload to the text.
 
     ``k``, ``session_id``, ``types``, ``filters``, ``score_threshold`` and ``at`` can be given to a call as well.
     """
