@@ -24,6 +24,11 @@ from tests.servers.processes import memory_directory
 
 
 def settings() -> Settings:
+    """All clients of Chroma's that are embedded in a process must have the same."""
+    return Settings(anonymized_telemetry=False)
+
+
+def remote_settings() -> Settings:
     """Without certificates, which no server here has, and which take longer to read than most tests."""
     return Settings(anonymized_telemetry=False, chroma_server_ssl_verify=False)
 
@@ -95,9 +100,9 @@ async def opened_chroma(flavour: str, request: pytest.FixtureRequest, path: Path
     else:
         host, port = request.getfixturevalue("chroma_address")
         if flavour == "http":
-            client = chromadb.HttpClient(host, port, settings=settings())
+            client = chromadb.HttpClient(host, port, settings=remote_settings())
         else:
-            client = await chromadb.AsyncHttpClient(host, port, settings=settings())
+            client = await chromadb.AsyncHttpClient(host, port, settings=remote_settings())
     return Chroma(client)
 
 
@@ -115,7 +120,7 @@ def ephemeral() -> Chroma:
 @pytest.fixture
 async def async_http(chroma_address: tuple[str, int]) -> Chroma:
     host, port = chroma_address
-    return Chroma(await chromadb.AsyncHttpClient(host, port, settings=settings()))
+    return Chroma(await chromadb.AsyncHttpClient(host, port, settings=remote_settings()))
 
 
 class Qdrant:

@@ -32,7 +32,7 @@ from memstate_core import (
 )
 from memstate_core.hooks.chroma import ChromaSyncHook
 from memstate_core.testing.face import Face
-from tests.hooks.conftest import EMBEDDED, Awaited, Chroma, Qdrant, settings
+from tests.hooks.conftest import EMBEDDED, Awaited, Chroma, Qdrant, remote_settings
 from tests.hooks.facts import fact, ids, put
 from tests.hooks.test_chroma import ENVIRONMENT, ROOT
 from tests.servers.processes import memory_directory
@@ -291,7 +291,7 @@ async def test_beside_another_process(vendor: str, request: pytest.FixtureReques
     if vendor == "chroma":
         host, port = request.getfixturevalue("chroma_address")
         address = f"{host}:{port}"
-        place = Chroma(chromadb.HttpClient(host, port, settings=settings()))
+        place = Chroma(chromadb.HttpClient(host, port, settings=remote_settings()))
     else:
         address = request.getfixturevalue("qdrant_url")
         place = Qdrant(QdrantClient(address))
