@@ -23,4 +23,5 @@ class Displayed:
     def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
         from memstate_core.display import show
 
-        printer.text(repr(self) if cycle else show(self).text)
+        # Within something else a table would be torn.
+        printer.text(show(self).text if len(printer.stack) == 1 else repr(self))

@@ -160,7 +160,7 @@ def _lanes(parents: Sequence[int]) -> list[int]:
 def _words(transaction: Transaction) -> str:
     told = [transaction.id, change_summary(transaction)]
     told += [visible(shortened(one, 40)) for one in (transaction.reason,) if one]
-    told += [f"[{visible(shortened(one, 40))}]" for one in (transaction.mark,) if one]
+    told += [f"[{visible(shortened(one, 12))}]" for one in (transaction.mark,) if one]
     return "  ".join(told)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Final
 
 try:
@@ -123,35 +124,43 @@ class MemoryCells:
 class _Tables:
     """Tables in place of the lists and dicts that stores return; everything else looks as it did."""
 
-    def __init__(self, formatter: Any) -> None:
-        self._formatter = formatter
-        self._before: dict[type, Any] = {}
+    def __init__(self, shell: Any) -> None:
+        formatters = shell.display_formatter.formatters
+        self._html, self._text = formatters["text/html"], formatters["text/plain"]
+        self._before: list[tuple[Any, type, Any]] = []
 
     def add(self) -> None:
         for kind in _PLAIN:
-            self._before[kind] = self._formatter.for_type(kind, self._looks(kind))
+            for formatter, looks in ((self._html, self._in_html), (self._text, self._in_text)):
+                before = formatter.for_type(kind)
+                formatter.for_type(kind, partial(looks, kind, before))
+                self._before.append((formatter, kind, before))
 
     def remove(self) -> None:
-        for kind, before in self._before.items():
+        for formatter, kind, before in self._before:
             if before is None:
-                self._formatter.pop(kind, None)
+                formatter.pop(kind, None)
             else:
-                self._formatter.for_type(kind, before)
+                formatter.for_type(kind, before)
 
-    def _looks(self, kind: type) -> Callable[[Any], str | None]:
-        def html(value: Any) -> str | None:
-            table = table_of(value) if type(value) is kind else None
-            if table is not None:
-                return table.html
-            before = self._before[kind]
-            if before is not None:
-                found: str | None = before(value)
-                return found
-            # A class derived from the kind may have looks of its own, which come second to those of its kind.
-            method = get_real_method(value, "_repr_html_")
-            return None if method is None else method()
+    @staticmethod
+    def _in_html(kind: type, before: Callable[..., Any] | None, value: Any) -> Any:
+        table = table_of(value) if type(value) is kind else None
+        if table is not None:
+            return table.html
+        if before is not None:
+            return before(value)
+        # A class derived from the kind may have looks of its own, for which IPython asks only where its kind has none.
+        method = get_real_method(value, "_repr_html_")
+        return None if method is None else method()
 
-        return html
+    @staticmethod
+    def _in_text(kind: type, before: Callable[..., Any], value: Any, printer: Any, cycle: bool) -> None:
+        table = table_of(value) if type(value) is kind and len(printer.stack) == 1 else None
+        if table is None:
+            before(value, printer, cycle)
+        else:
+            printer.text(table.text)
 
 
 _loaded: dict[int, _Tables] = {}
@@ -161,7 +170,7 @@ def load_ipython_extension(shell: Any) -> None:
     """``%load_ext memstate``."""
     shell.register_magic_function(MemoryCells(shell).memory, "cell", "memory")
     if id(shell) not in _loaded:
-        _loaded[id(shell)] = _Tables(shell.display_formatter.formatters["text/html"])
+        _loaded[id(shell)] = _Tables(shell)
         _loaded[id(shell)].add()
 
 

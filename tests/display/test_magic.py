@@ -134,6 +134,20 @@ def test_plain_data_look_like_tables(shell: InteractiveShell, branched: MemorySt
         assert html(shell, value) is None
 
 
+def test_in_terminals_too(shell: InteractiveShell, branched: MemoryStore) -> None:
+    def text(value: Any) -> str:
+        data, _ = shell.display_formatter.format(value)
+        found: str = data["text/plain"]
+        return found
+
+    assert text(branched.query()).startswith("1 fact of type preference\n")
+    assert text(branched.history("chat")).startswith("6 transactions\n")
+    # Within something else they stay what they are, and so does all the rest.
+    assert text({"all": branched.query()}).startswith("{'all': [{'id': '")
+    assert text([[branched.history("chat")[0]]]).startswith("[[Transaction(id=")
+    assert text([1, {2: (3,)}]) == "[1, {2: (3,)}]"
+
+
 def test_other_looks_stay(shell: InteractiveShell, branched: MemoryStore) -> None:
     class Own(list[int]):
         def _repr_html_(self) -> str:
