@@ -15,6 +15,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("memstate", "memstate_core", "memstate_langchain", "memstate_langgraph")
 VENDORS = (
+    "IPython",
     "chromadb",
     "langchain_core",
     "langgraph",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import pickle
+import re
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
@@ -17,6 +18,7 @@ import pytest
 from memstate_core import Drift, Fact, InMemoryStorage, MemoryStore, Report, ScoredFact
 from memstate_core.display import diff, session_tree, show
 from tests.display.conftest import HOSTILE, Preference
+from tests.snippets import ROOT
 
 
 class Seen(HTMLParser):
@@ -238,3 +240,12 @@ def test_looks_are_imported_when_they_are_asked_for() -> None:
         [sys.executable, "-c", code], capture_output=True, encoding="utf-8", timeout=60, check=True
     )
     assert finished.stdout.split() == ["memstate_core._displayed"]
+
+
+def test_the_documentation_shows_what_its_program_prints(capsys: pytest.CaptureFixture[str]) -> None:
+    page = (ROOT / "docs" / "notebooks.md").read_text(encoding="utf-8")
+    ((program, shown),) = re.findall(
+        r"```python\n(.*?)^```\n\nIt prints:\n\n```\n(.*?)^```", page, re.DOTALL | re.MULTILINE
+    )
+    exec(program, {})
+    assert capsys.readouterr().out == shown
