@@ -12,8 +12,9 @@ class Displayed:
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
-        # IPython asks a class's own __repr__ before what the class inherits.
-        cls._repr_pretty_ = Displayed._repr_pretty_  # type: ignore[method-assign]
+        if "_repr_pretty_" not in vars(cls):
+            # IPython asks a class's own __repr__ before what the class inherits.
+            cls._repr_pretty_ = Displayed._repr_pretty_  # type: ignore[method-assign]
 
     def _repr_html_(self) -> str:
         from memstate_core.display import show

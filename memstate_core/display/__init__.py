@@ -49,6 +49,8 @@ def show(value: Any) -> Shown:
     :raises TypeError: it is nothing of the kind.
     """
     table = table_of(value)
+    if table is None and (value is None or _is_empty(value)):
+        table = Table("nothing", (), ())
     if table is None:
         raise TypeError(
             "show() takes what a store's methods return, such as facts, a history or a report, "
@@ -100,6 +102,10 @@ def _table_of_many(values: Sequence[Any]) -> Table | None:
     if are(Fact):
         return tables.facts_table([tables.data_of(fact) for fact in values])
     return tables.facts_table(values) if all(map(_is_fact, values)) else None
+
+
+def _is_empty(value: Any) -> bool:
+    return isinstance(value, Sequence) and not isinstance(value, str | bytes) and not value
 
 
 def _is_fact(value: Any) -> bool:

@@ -23,8 +23,14 @@ FACT_KEYS: Final = frozenset(("id", "type", "payload", "source", "session_id", "
 
 
 def data_of(fact: Fact) -> dict[str, Any]:
-    """A fact as the plain data that :meth:`MemoryStore.get` gives."""
-    return {name: getattr(fact, name) for name in FACT_KEYS}
+    """A fact as the plain data that :meth:`MemoryStore.get` gives; one that no store has checked may have anything."""
+    data = {name: getattr(fact, name) for name in FACT_KEYS}
+    for name in ("id", "type", "source", "session_id"):
+        if data[name] is not None:
+            data[name] = str(data[name])
+    if not isinstance(data["payload"], Mapping):
+        data["payload"] = {"payload": data["payload"]}
+    return data
 
 
 def fact_table(fact: Mapping[str, Any]) -> Table:
@@ -51,7 +57,7 @@ def facts_table(facts: Sequence[Mapping[str, Any]], scores: Sequence[float] = ()
         *(["score"] if scores else []),
         "id",
         *(["type"] if len(types) != 1 else []),
-        *(map(visible, fields) if spread else ["payload"]),
+        *([visible(str(key)) for key in fields] if spread else ["payload"]),
         "session",
         "version",
     ]

@@ -9,13 +9,15 @@ from typing import Final, NamedTuple
 
 from memstate_core.display._facts import change_summary
 from memstate_core.display._words import counted, shortened, visible
-from memstate_core.facts import Transaction
+from memstate_core.facts import Operation, Transaction
 
 _ROW: Final = 30
 _LANE: Final = 24
 _RADIUS: Final = 6
 _MARGIN: Final = 18
 _LETTER: Final = 7.1  # the width of a letter, on average; an SVG cannot be asked for it
+# What a place's changes say by themselves.
+_PLAIN: Final = (Operation.COMMIT, Operation.UPDATE, Operation.DELETE, Operation.TRANSACTION)
 _COLOURS: Final = ("#2563eb", "#d97706", "#059669", "#dc2626", "#7c3aed", "#0891b2")
 
 
@@ -100,7 +102,8 @@ def session_tree(history: Sequence[Transaction], title: str | None = None) -> Se
     places: dict[str | None, int] = {one.id: number for number, one in enumerate(steps, 1)}
     # Place 0 is before the first transaction, or all of the past that was not given.
     parents = [0, *(places.get(one.parent, 0) for one in steps)]
-    is_cut = any(one.parent is not None and one.parent not in places for one in steps)
+    named = {name for one in history for name in (one.parent, one.position)}
+    is_cut = not named <= {None, *places}
     head = places.get(max(history, key=lambda one: one.seq).position, 0) if history else 0
     live = {0}
     place = head
@@ -158,7 +161,8 @@ def _lanes(parents: Sequence[int]) -> list[int]:
 
 
 def _words(transaction: Transaction) -> str:
-    told = [transaction.id, change_summary(transaction)]
+    told = [transaction.id, *([transaction.operation] if transaction.operation not in _PLAIN else [])]
+    told += [change_summary(transaction)]
     told += [visible(shortened(one, 40)) for one in (transaction.reason,) if one]
     told += [f"[{visible(shortened(one, 12))}]" for one in (transaction.mark,) if one]
     return "  ".join(told)

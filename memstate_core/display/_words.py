@@ -18,9 +18,11 @@ def visible(text: str) -> str:
     """
     if text.isprintable():
         return text
-    return "".join(
-        one if one.isprintable() or one in _JOINERS else one.encode("unicode_escape").decode("ascii") for one in text
-    )
+    return "".join(one if _is_seen(one) else one.encode("unicode_escape").decode("ascii") for one in text)
+
+
+def _is_seen(one: str) -> bool:
+    return one.isprintable() or one in _JOINERS or unicodedata.category(one) == "Zs"
 
 
 def shortened(text: str, width: int = _WIDEST) -> str:
@@ -57,6 +59,6 @@ def columns_of(text: str) -> int:
 
 
 def _columns(one: str) -> int:
-    if unicodedata.combining(one) or one in _JOINERS:
+    if unicodedata.category(one) in ("Mn", "Me", "Cf"):
         return 0
     return 2 if unicodedata.east_asian_width(one) in "WF" else 1

@@ -17,6 +17,7 @@ import pytest
 
 from memstate_core import Drift, Fact, InMemoryStorage, MemoryStore, Report, ScoredFact
 from memstate_core.display import diff, session_tree, show
+from memstate_core.display._words import value_text, visible
 from tests.display.conftest import HOSTILE, Preference
 from tests.snippets import ROOT
 
@@ -156,7 +157,8 @@ def test_a_diff_takes_types_for_what_they_are(old: object, new: object) -> None:
     def read(value: object) -> list[dict[str, Any]]:
         return [asdict(Fact("a", {"x": value}, id="1"))]
 
-    assert len(diff(read(old), read(new))) == 1
+    found = diff(read(old), read(new))
+    assert str(found).splitlines()[-1].split()[3:] == ["x:", value_text(old), "x:", value_text(new)]
 
 
 def test_what_promotion_changed_is_shown(branched: MemoryStore) -> None:
@@ -193,6 +195,15 @@ def test_a_tree_before_its_first_transaction(branched: MemoryStore) -> None:
 
 def test_a_tree_of_a_part_says_that_there_was_more(branched: MemoryStore) -> None:
     assert str(session_tree(branched.history("chat", limit=4))).splitlines()[-1].endswith("earlier")
+    branched.rollback("chat")
+    branched.redo("chat")
+    assert str(session_tree(branched.history("chat", limit=1))).endswith("earlier  ← head")
+
+
+def test_a_tree_names_what_is_no_plain_change(branched: MemoryStore) -> None:
+    branched.discard_session("chat")
+    (line,) = [line for line in str(session_tree(branched.history("chat"))).splitlines() if "← head" in line]
+    assert "DISCARD_SESSION  − preference (topic: music" in line
 
 
 def test_a_tree_is_of_one_session(branched: MemoryStore) -> None:
@@ -216,7 +227,33 @@ def test_no_line_of_a_tree_crosses_a_node(store: MemoryStore) -> None:
     assert len(nodes) == len(tree.nodes)
 
 
-@pytest.mark.parametrize("value", [[], {}, 3, "text", [{"id": "1"}], object()])
+def test_nothing_is_shown_as_nothing(store: MemoryStore) -> None:
+    for value in (store.query(), store.get("x"), store.history(), ()):
+        assert show(value).text == "nothing"
+    assert str(show(store.rollback())) == "nothing moved"
+
+
+def test_facts_that_no_store_has_checked_are_shown() -> None:
+    odd: Any = Fact(3, [1], id=7, session_id=8)  # type: ignore[arg-type]
+    assert "payload  [1]" in plain(odd)
+    assert show([odd]).text.splitlines()[-1].split() == ["7", "[1]", "8", "0"]
+
+
+@pytest.mark.parametrize(
+    ("text", "seen"),
+    [
+        ("a\nb\t\x00", "a\\nb\\t\\x00"),
+        ("\u3000\u00a0", "\u3000\u00a0"),
+        ("👩‍💻", "👩‍💻"),
+        ("\u202eabc\U000e0041", "\\u202eabc\\U000e0041"),
+        ("\ud800", "\\ud800"),
+    ],
+)
+def test_what_is_hidden_is_spelled_out(text: str, seen: str) -> None:
+    assert visible(text) == seen
+
+
+@pytest.mark.parametrize("value", [{}, 3, "text", [{"id": "1"}], object()])
 def test_what_is_not_of_a_store_is_refused(value: object) -> None:
     with pytest.raises(TypeError, match="show\\(\\) takes"):
         show(value)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import io
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import redirect_stdout
@@ -91,7 +92,8 @@ def test_the_traceback_shows_the_cell(shell: InteractiveShell) -> None:
     printed = io.StringIO()
     with redirect_stdout(printed):
         shell.run_cell("%%memory\nfirst = 1\nsecond = undefined_name")
-    assert "second = undefined_name" in printed.getvalue()
+    text = re.sub(r"\x1b\[[\d;]*m", "", printed.getvalue())
+    assert "-> 2 second = undefined_name" in text
 
 
 @pytest.mark.parametrize(
