@@ -12,14 +12,12 @@ from memstate_core.display._words import columns_of, counted
 Tone = Literal["plain", "id", "muted", "added", "changed", "removed"]
 
 # Colours that can be read on light and on dark ground, since a notebook may have either.
-_STYLES: Final[dict[Tone, str]] = {
-    "plain": "",
-    "id": "font-family:monospace;opacity:.75;",
-    "muted": "opacity:.65;",
+_GROUNDS: Final[dict[Tone, str]] = {
     "added": "background:rgba(46,160,67,.18);",
     "changed": "background:rgba(210,153,34,.18);",
     "removed": "background:rgba(248,81,73,.18);",
 }
+_LETTERS: Final[dict[Tone, str]] = {"id": "font-family:monospace;opacity:.75;", "muted": "opacity:.65;"}
 _CELL: Final = "text-align:left;vertical-align:top;padding:3px 10px;white-space:pre-wrap;"
 _LINE: Final = "border-bottom:1px solid rgba(128,128,128,.25);"
 _GAP: Final = "  "
@@ -45,7 +43,7 @@ class Table:
     @property
     def html(self) -> str:
         title = f'<div style="font-weight:600;padding:2px 10px 4px;">{escape(self.title)}</div>' if self.title else ""
-        headings = "".join(f'<th style="{_CELL}{_LINE}opacity:.65;">{escape(name)}</th>' for name in self.columns)
+        headings = "".join(f'<th style="{_CELL}{_LINE}">{_span(name, "muted")}</th>' for name in self.columns)
         head = f"<thead><tr>{headings}</tr></thead>" if headings else ""
         body = "".join(f"<tr>{''.join(map(_cell_html, row))}</tr>" for row in self.rows)
         table = f'<table style="border-collapse:collapse;margin:0;">{head}<tbody>{body}</tbody></table>'
@@ -70,7 +68,13 @@ class Table:
 
 def _cell_html(cell: Cell) -> str:
     hint = f' title="{escape(cell.hint)}"' if cell.hint else ""
-    return f'<td style="{_CELL}{_LINE}{_STYLES[cell.tone]}"{hint}>{escape(cell.text)}</td>'
+    return f'<td style="{_CELL}{_LINE}{_GROUNDS.get(cell.tone, "")}"{hint}>{_span(cell.text, cell.tone)}</td>'
+
+
+def _span(text: str, tone: Tone) -> str:
+    """A text within a cell, so that the cell's lines do not fade with it."""
+    style = _LETTERS.get(tone)
+    return f'<span style="{style}">{escape(text)}</span>' if style else escape(text)
 
 
 def some(count: int, shown: int, thing: str) -> list[str]:
