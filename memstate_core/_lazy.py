@@ -13,8 +13,8 @@ _MODULES: Final = {
     "AsyncRedisStorage": "memstate_core.storages.redis",
     "PostgresStorage": "memstate_core.storages.postgres",
     "RedisStorage": "memstate_core.storages.redis",
-    "load_ipython_extension": "memstate_core.display.magic",
-    "unload_ipython_extension": "memstate_core.display.magic",
+    "load_ipython_extension": "memstate_core.display.ipython",
+    "unload_ipython_extension": "memstate_core.display.ipython",
 }
 
 

@@ -118,6 +118,11 @@ def test_one_of_several_stores_must_be_named(shell: InteractiveShell) -> None:
     shell.user_ns["other"] = MemoryStore(InMemoryStorage())
     result = shell.run_cell("%%memory\n1")
     assert "2 stores (other, store)" in str(result.error_in_exec)
+    del shell.user_ns["other"]
+    shell.user_ns |= {"_7": MemoryStore(InMemoryStorage()), "alias": shell.user_ns["store"]}
+    run(
+        shell, "%%memory\n1"
+    )  # what a cell has returned is no store of the notebook's, and a second name no other store
 
 
 def html(shell: InteractiveShell, value: Any) -> str | None:

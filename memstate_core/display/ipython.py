@@ -68,7 +68,9 @@ class MemoryCells:
         """
         variables = self.shell.user_ns
         if name is None:
-            names = {id(value): name for name, value in variables.items() if isinstance(value, MemoryStore)}
+            # IPython itself keeps what cells have returned in variables that begin with an underscore.
+            stores = {name: one for name, one in variables.items() if isinstance(one, MemoryStore) and name[0] != "_"}
+            names = {id(one): name for name, one in stores.items()}
             if len(names) != 1:
                 found = f"{len(names)} stores ({', '.join(sorted(names.values()))})" if names else "no store"
                 raise UsageError(f"the notebook has {found}; name the variable: %%memory store")
