@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import tempfile
 from collections.abc import Mapping
@@ -22,6 +23,11 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 
 # What a notebook may know of the machine.
 _PASSED_ON = ("PATH", "SYSTEMROOT", "LANG")
+
+# Ids, the marks of LangGraph's checkpoints, and times.
+_EVERY_RUN = re.compile(
+    r"\b[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\b|\b[0-9a-f]{8}\b|(\d{4}-\d\d-\d\d )?\d\d:\d\d:\d\d"
+)
 
 
 def executed(path: Path, directory: Path, servers: Mapping[str, str]) -> Any:
@@ -49,13 +55,20 @@ def executed(path: Path, directory: Path, servers: Mapping[str, str]) -> Any:
     return notebook
 
 
-def printed(notebook: Any) -> list[str]:
-    """What the cells of a notebook print."""
-    return [
-        "".join(output.text for output in cell.outputs if output.output_type == "stream")
-        for cell in notebook.cells
-        if cell.cell_type == "code"
-    ]
+def shown(notebook: Any) -> list[str]:
+    """What the cells of a notebook print and show, as text, without what is another one in every run."""
+    texts = []
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            parts = [_text(output) for output in cell.outputs]
+            texts.append(_EVERY_RUN.sub("…", "".join(parts)))
+    return texts
+
+
+def _text(output: Any) -> str:
+    if output.output_type == "stream":
+        return str(output.text)
+    return "\n".join(output.traceback) if output.output_type == "error" else f"{output.data['text/plain']}\n"
 
 
 def save(notebook: Any, path: Path) -> None:

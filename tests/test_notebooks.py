@@ -1,4 +1,4 @@
-"""The notebooks run in a fresh kernel, and print what they show."""
+"""The notebooks run in fresh kernels, and show what is in their files."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import nbformat
 import pytest
 
-from tests.notebooks import NOTEBOOKS, ROOT, executed, printed
+from tests.notebooks import NOTEBOOKS, ROOT, executed, shown
 
 NAMES = ["01-quickstart", "02-time-travel", "03-hooks-under-failure", "04-langgraph-agent", "05-langchain-agent"]
 STORAGES = ROOT / "notebooks" / "06-storages.ipynb"
@@ -22,18 +22,18 @@ def stored(path: Path) -> Any:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_it_prints_what_it_shows(name: str, tmp_path: Path) -> None:
+def test_it_shows_what_it_has_shown(name: str, tmp_path: Path) -> None:
     path = ROOT / "notebooks" / f"{name}.ipynb"
-    assert printed(executed(path, tmp_path, {})) == printed(stored(path))
+    assert shown(executed(path, tmp_path, {})) == shown(stored(path))
 
 
-def test_it_prints_what_it_shows_on_servers(tmp_path: Path, postgres: Any, redis: Any) -> None:
+def test_it_shows_what_it_has_shown_on_servers(tmp_path: Path, postgres: Any, redis: Any) -> None:
     servers = {"MEMSTATE_POSTGRES_URL": postgres.database("notebook"), "MEMSTATE_REDIS_URL": redis.url}
-    assert printed(executed(STORAGES, tmp_path, servers)) == printed(stored(STORAGES))
+    assert shown(executed(STORAGES, tmp_path, servers)) == shown(stored(STORAGES))
 
 
 def test_without_servers_it_says_so_and_goes_on(tmp_path: Path) -> None:
-    text = "".join(printed(executed(STORAGES, tmp_path, {})))
+    text = "".join(shown(executed(STORAGES, tmp_path, {})))
     assert "MEMSTATE_POSTGRES_URL is not set: SQLite stands in for PostgreSQL." in text
     assert "MEMSTATE_REDIS_URL is not set: SQLite stands in for Redis." in text
     assert text.count("one fact, at version 8") == 3
