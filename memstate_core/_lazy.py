@@ -1,4 +1,7 @@
-"""What needs a vendor is imported when it is first asked for, so that importing a package's root imports none."""
+"""What needs a vendor is imported when it is first asked for, so that importing a package's root imports none.
+
+IPython is one; it asks for the functions of ``%load_ext memstate``.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,8 @@ _MODULES: Final = {
     "AsyncRedisStorage": "memstate_core.storages.redis",
     "PostgresStorage": "memstate_core.storages.postgres",
     "RedisStorage": "memstate_core.storages.redis",
+    "load_ipython_extension": "memstate_core.display.ipython",
+    "unload_ipython_extension": "memstate_core.display.ipython",
 }
 
 

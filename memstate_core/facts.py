@@ -11,6 +11,8 @@ from typing import Any, Final, NamedTuple, overload
 
 from pydantic_core import from_json
 
+from memstate_core._displayed import Displayed
+
 
 class Unset:
     """The type of :data:`UNSET`: an argument that was not given, where ``None`` means something."""
@@ -59,7 +61,7 @@ def new_id() -> str:
 
 
 @dataclass(slots=True)
-class Fact:
+class Fact(Displayed):
     """A typed record.
 
     ``payload`` is plain JSON data, validated by the model that is registered for ``type``. ``ts`` (aware)
@@ -136,7 +138,7 @@ class FactChange(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class Change(Displayed):
     """One fact's ``before`` and ``after``: ``before`` is None when it was made, ``after`` when it went."""
 
     fact_id: str
@@ -220,7 +222,7 @@ class LazyChanges(Sequence[Change]):
 
 
 @dataclass(frozen=True, slots=True)
-class Transaction:
+class Transaction(Displayed):
     """What changed together.
 
     ``seq`` orders all transactions of a namespace and ``id`` names this one; ``parent`` is the id of the
@@ -254,7 +256,7 @@ def transaction_seq(text: str) -> int | None:
     return int(digits)
 
 
-class Moved(list[Transaction]):
+class Moved(Displayed, list[Transaction]):
     """The transactions that a rollback undid or a redo did again, in the order in which that happened.
 
     ``undone`` and ``redone`` tell them apart after a checkout. ``kept`` are the ids of facts left as another
@@ -287,7 +289,7 @@ class SearchResult:
 
 
 @dataclass(frozen=True, slots=True)
-class ScoredFact:
+class ScoredFact(Displayed):
     """A fact found by search, as stored now; ``score`` is a similarity, higher is better."""
 
     fact: Fact

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from memstate_core._displayed import Displayed
 from memstate_core.errors import HookError
 from memstate_core.facts import StoredFact
 from memstate_core.hooks._adapter import HookAdapter
@@ -25,7 +26,7 @@ _CHUNK_SCANNED: Final = 5000
 
 
 @dataclass(frozen=True, slots=True)
-class Drift:
+class Drift(Displayed):
     """How an index differs from storage, by fact id.
 
     ``missing`` are facts that the index lacks, ``stale`` those it has in another version, ``orphaned`` entries
@@ -57,7 +58,7 @@ class Drift:
         return (*self.missing, *self.stale, *self.orphaned)
 
 
-class Report(list[Drift]):
+class Report(Displayed, list[Drift]):
     """What was compared: a :class:`Drift` for each hook whose index can be listed.
 
     ``unlisted`` names the hooks without ``scan``, of which nothing can be told.

@@ -66,6 +66,7 @@ _UNWATCHED = (
     "demo/test_locomo.py",
     "test_benchmarks.py",
     "test_fault_matrix.py",
+    "test_notebooks.py",
 )
 
 

@@ -15,6 +15,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("memstate", "memstate_core", "memstate_langchain", "memstate_langgraph")
 VENDORS = (
+    "IPython",
     "chromadb",
     "langchain_core",
     "langgraph",
@@ -113,7 +114,9 @@ class TestWheel:
         assert "memstate = memstate_core.cli.main:main" in text
 
 
-@pytest.mark.parametrize("package", ["memstate", "memstate_core", "memstate.backends", "memstate.integrations"])
+@pytest.mark.parametrize(
+    "package", ["memstate", "memstate_core", "memstate.backends", "memstate.display", "memstate.integrations"]
+)
 def test_importing_a_root_imports_no_vendor(package: str) -> None:
     finished = python(f"import sys, {package}; print(*sorted({set(VENDORS)!r} & set(sys.modules)))")
     assert finished.returncode == 0, finished.stderr

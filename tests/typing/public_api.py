@@ -48,6 +48,7 @@ from memstate import (
     ValidationFailed,
 )
 from memstate.backends import inmemory, postgres, redis, sqlite
+from memstate.display import Shown, diff, session_tree, show
 from memstate.integrations.chroma import AsyncChromaSyncHook, ChromaSyncHook
 from memstate.integrations.langgraph import (
     AsyncMemStateCheckpointer,
@@ -280,3 +281,12 @@ async def awaited_graphs() -> None:
         assert_type(await items.sweep_ttl(), int)
         (await items.start_ttl_sweeper(1)).cancel()
         assert_type(await items.stop_ttl_sweeper(), bool)
+
+
+def shown() -> None:
+    store = MemoryStore(InMemoryStorage())
+    assert_type(show(store.query()), Shown)
+    assert_type(show(store.query()).html, str)
+    assert_type(session_tree(store.history("chat")).svg, str)
+    changes: Sequence[Change] = diff(store.at(None, "chat").query(), store.query())
+    show(changes)
