@@ -16,14 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.graph import END, START, StateGraph
 from langgraph.types import Command, interrupt
 
 from memstate import AsyncMemoryStore, BusyError, Fact, InMemoryStorage, MemoryStore, NotFoundError, SQLiteStorage
-from memstate_langgraph import AsyncMemStateCheckpointer, MemStateCheckpointer
+from memstate_langgraph import MemStateCheckpointer
 from tests.langgraph.conftest import Makes
-from tests.langgraph.oracle import TOPOLOGIES, State, World, wander
+from tests.langgraph.oracle import State
 from tests.langgraph.test_sharing import call, thread
 
 
@@ -257,30 +256,6 @@ class TestPromises:
         assert checkpointer.memory.query("item")[0]["session_id"] is None
         with pytest.raises(ValueError, match="rewind"):
             MemStateCheckpointer(checkpointer.memory, rewind="sometimes")  # type: ignore[arg-type]
-
-
-class TestWrapping:
-    @pytest.mark.parametrize("topology", TOPOLOGIES)
-    @pytest.mark.parametrize("flavour", ["sync", "async"])
-    async def test_memory_is_the_state_of_another_savers_graph(self, topology: str, flavour: str) -> None:
-        from tests.langgraph.test_rewind import on_memory
-
-        for seed in range(2):
-            store = on_memory(flavour).memory
-            kind = MemStateCheckpointer if flavour == "sync" else AsyncMemStateCheckpointer
-            store.engine.context = None
-            checkpointer: Any = kind(store, inner=InMemorySaver())  # type: ignore[arg-type]
-            world = World(store, checkpointer, seed, "t")
-            await wander(world, TOPOLOGIES[topology](world), 8)
-            assert world.violations == []
-
-    def test_its_options_are_its_own(self) -> None:
-        store = MemoryStore(InMemoryStorage())
-        with pytest.raises(ValueError, match="inner"):
-            MemStateCheckpointer(store, inner=InMemorySaver(), allow=[State])
-        one = MemStateCheckpointer(store, inner=InMemorySaver())
-        assert "." in one.get_next_version(None, None)
-        assert one.with_allowlist([("a", "b")]).inner is not None
 
 
 class TestOneRunAtATime:
