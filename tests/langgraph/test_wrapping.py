@@ -144,7 +144,7 @@ async def test_a_thread_that_was_there_before(wraps: Wraps, caplog: pytest.LogCa
     """Nobody knows where the memory stood then; from now on it is known."""
     nodes = {name: (lambda state: {"items": ["old"]}) for name in "ab"}
     bare = chain(wraps.saver, **nodes)
-    given = {"items": []}
+    given: Any = {"items": []}
     await (bare.ainvoke(given, thread("t")) if wraps.storage.is_async else maybe(bare.invoke(given, thread("t"))))
     checkpointer = wraps.checkpointer()
     memory = checkpointer.memory
