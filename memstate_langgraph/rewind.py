@@ -176,7 +176,11 @@ class Rewinder:
         # A subgraph with a checkpointer of its own keeps its namespace; it follows the checkpoints of the root.
         if ":" not in [part for part in ns.split("|") if not part.isdigit()][-1]:
             return
-        explicit = explicit or ns in (configurable.get("checkpoint_map") or {})
+        runtime = runtime_in(configurable)
+        if explicit:
+            self.notes.addresses(place.thread_id, ns, runtime)
+        elif self.notes.addressed(place.thread_id, ns, runtime):
+            return
         root = (configurable.get("checkpoint_map") or {}).get("", "")
 
         async def route(tx: StorageTransaction, position: Position) -> moves.Route:

@@ -213,6 +213,31 @@ class TestPromises:
         assert (await maybe(store.get("f")))["session_id"] is None
         assert await maybe(store.get("g")) is not None
 
+    async def test_going_back_into_a_subgraph(self, makes_in_memory: Makes) -> None:
+        """It goes on from its own checkpoint, and finds the memory that it had there."""
+        checkpointer = makes_in_memory.checkpointer()
+        store = checkpointer.memory
+        found: list[list[str]] = []
+
+        async def ask(state: Any) -> Any:
+            found.append(await names(store))
+            return {"items": [interrupt("?")]}
+
+        def ask_now(state: Any) -> Any:
+            found.append(sorted(fact["payload"]["name"] for fact in store.query("item", session_id="t")))
+            return {"items": [interrupt("?")]}
+
+        inner = chain(None, x=writer(store, "x"), y=ask if store.storage.is_async else ask_now, z=writer(store, "z"))
+        graph = chain(checkpointer, s=inner)
+        await call(checkpointer, graph, "invoke", {"items": []}, thread("t"))
+        state = await call(checkpointer, graph, "get_state", thread("t"), subgraphs=True)
+        await call(checkpointer, graph, "invoke", Command(resume="y"), thread("t"))
+        assert await names(store) == ["x", "z"]
+        result = await call(checkpointer, graph, "invoke", Command(resume="again"), state.tasks[0].state.config)
+        assert result["items"] == ["x", "again", "z"]
+        assert found == [["x"]] * 3
+        assert await names(store) == ["x", "z"]
+
     async def test_a_thread_of_the_users_may_act_for_a_node(self) -> None:
         checkpointer = MemStateCheckpointer(MemoryStore(InMemoryStorage(), allow_unregistered=True))
         store = checkpointer.memory
