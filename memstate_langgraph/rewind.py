@@ -186,7 +186,8 @@ class Rewinder:
         async def route(tx: StorageTransaction, position: Position) -> moves.Route:
             line = Line(tx, place.thread_id)
             span = await line.since(position.head, root)
-            kept = {entry.seq for entry in span.entries if not _is_under(entry, ns)}
+            # What the node has done itself, that runs this graph, is of the same attempt.
+            kept = {entry.seq for entry in span.entries if (one := tag(entry)) is None or one.step_in(ns) is None}
             if checkpoint_id is not None:
                 kept |= set(await line.content(ns, checkpoint_id))
                 if not explicit:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from langgraph.func import entrypoint, task
 from langgraph.graph import END, START, StateGraph
 from langgraph.types import Command, interrupt
 
@@ -237,6 +238,39 @@ class TestPromises:
         assert result["items"] == ["x", "again", "z"]
         assert found == [["x"]] * 3
         assert await names(store) == ["x", "z"]
+
+    def test_an_entrypoint_that_does_something_itself_has_tasks_and_runs_a_graph(self) -> None:
+        """The graph has the namespace of the entrypoint, and drops nothing but its own when it is resumed."""
+        store = MemoryStore(InMemoryStorage(), allow_unregistered=True)
+        made = itertools.count()
+
+        def remember(name: str) -> None:
+            store.commit(Fact("item", {"name": f"{name}{next(made)}"}))
+
+        @task
+        def step(name: str) -> None:
+            remember(name)
+
+        def ask(state: Any) -> Any:
+            return {"items": [interrupt("?")]}
+
+        graph = chain(None, x=writer(store, "x"), y=ask, z=writer(store, "z"))
+
+        @entrypoint(checkpointer=MemStateCheckpointer(store))
+        def work(given: Any) -> Any:
+            step("a").result()
+            remember("own")
+            items = graph.invoke({"items": []})["items"]
+            step("b").result()
+            return items
+
+        def facts() -> list[str]:
+            return sorted(fact["payload"]["name"] for fact in store.query("item", session_id="t"))
+
+        work.invoke(1, thread("t"))
+        assert facts() == ["a0", "own1", "x"]
+        assert work.invoke(Command(resume="y"), thread("t")) == ["x", "y", "z"]
+        assert facts() == ["a0", "b3", "own2", "x", "z"]
 
     async def test_a_thread_of_the_users_may_act_for_a_node(self) -> None:
         checkpointer = MemStateCheckpointer(MemoryStore(InMemoryStorage(), allow_unregistered=True))
