@@ -16,6 +16,8 @@ class Notes:
         self._guard = threading.Lock()
         # The runtime of the last run that loaded its root, so that its further looks are no new run.
         self._runs: OrderedDict[str, Any] = OrderedDict()
+        # The runtimes of nested graphs that have loaded a checkpoint by its id since, by namespace.
+        self._addressed: dict[str, dict[str, Any]] = {}
         # The namespaces of tasks that have changed the memory since.
         self._wrote: dict[str, set[str]] = {}
         # The namespaces of tasks that have ended well since. Their writes may be stored much later.
@@ -33,7 +35,18 @@ class Notes:
             self._forget(thread_id)
             return True
 
+    def addresses(self, thread_id: str, ns: str, runtime: Any) -> None:
+        """A nested graph loads a checkpoint by its id."""
+        with self._guard:
+            self._addressed.setdefault(thread_id, {})[ns] = runtime
+
+    def addressed(self, thread_id: str, ns: str, runtime: Any) -> bool:
+        """Whether it has, and only asks now whether that is the latest."""
+        with self._guard:
+            return runtime is not None and self._addressed.get(thread_id, {}).get(ns) is runtime
+
     def _forget(self, thread_id: str) -> None:
+        self._addressed.pop(thread_id, None)
         self._wrote.pop(thread_id, None)
         self._ended.pop(thread_id, None)
 

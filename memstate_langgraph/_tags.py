@@ -53,6 +53,19 @@ class Tag(NamedTuple):
             if count < len(parts):
                 yield _SEPARATOR.join(parts[:count]), checkpoint_id, parts[count].partition(":")[2]
 
+    def step_in(self, ns: str) -> tuple[str, str] | None:
+        """Checkpoint and task of the graph with this namespace in which it was made; None: not in it.
+
+        A ``@task`` is none of a graph that its entrypoint runs under the same namespace: it has no checkpoint but that
+        of the entrypoint.
+        """
+        above = ""
+        for known, checkpoint_id, task_id in self.levels():
+            if known == ns:
+                return (checkpoint_id, task_id) if checkpoint_id != above else None
+            above = checkpoint_id
+        return None
+
     @property
     def name(self) -> str:
         """The node's."""

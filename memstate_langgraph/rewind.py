@@ -176,13 +176,18 @@ class Rewinder:
         # A subgraph with a checkpointer of its own keeps its namespace; it follows the checkpoints of the root.
         if ":" not in [part for part in ns.split("|") if not part.isdigit()][-1]:
             return
-        explicit = explicit or ns in (configurable.get("checkpoint_map") or {})
+        runtime = runtime_in(configurable)
+        if explicit:
+            self.notes.addresses(place.thread_id, ns, runtime)
+        elif self.notes.addressed(place.thread_id, ns, runtime):
+            return
         root = (configurable.get("checkpoint_map") or {}).get("", "")
 
         async def route(tx: StorageTransaction, position: Position) -> moves.Route:
             line = Line(tx, place.thread_id)
             span = await line.since(position.head, root)
-            kept = {entry.seq for entry in span.entries if not _is_under(entry, ns)}
+            # What the node has done itself, that runs this graph, is of the same attempt.
+            kept = {entry.seq for entry in span.entries if (one := tag(entry)) is None or one.step_in(ns) is None}
             if checkpoint_id is not None:
                 kept |= set(await line.content(ns, checkpoint_id))
                 if not explicit:

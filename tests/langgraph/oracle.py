@@ -253,6 +253,42 @@ def nested(world: World) -> Any:
     return _chain(graph, "asc").compile(checkpointer=world.checkpointer)
 
 
+def mixed(world: World) -> Any:
+    """A node that does something itself, and then runs two graphs, between two others."""
+    world.parallel = True
+    graphs = []
+    for nodes in ("xy", "vw"):
+        inner: Any = StateGraph(State)
+        for node in nodes:
+            inner.add_node(node, world.act(node), retry_policy=RETRY)
+        graphs.append(_chain(inner, nodes).compile())
+    own = world.act("s")
+
+    if world.is_async:
+
+        async def sub(state: Any) -> Any:
+            given = {"items": state["items"]}
+            found = list((await own(state))["items"])
+            for one in graphs:
+                found += (await one.ainvoke(given))["items"][len(state["items"]) :]
+            return {"items": found}
+
+    else:
+
+        def sub(state: Any) -> Any:  # type: ignore[misc]
+            given = {"items": state["items"]}
+            found = list(own(state)["items"])
+            for one in graphs:
+                found += one.invoke(given)["items"][len(state["items"]) :]
+            return {"items": found}
+
+    graph: Any = StateGraph(State)
+    graph.add_node("a", world.act("a"), retry_policy=RETRY)
+    graph.add_node("s", sub, retry_policy=RETRY)
+    graph.add_node("c", world.act("c"), retry_policy=RETRY)
+    return _chain(graph, "asc").compile(checkpointer=world.checkpointer)
+
+
 def below(world: World) -> Any:
     """Two nodes at once that are graphs, between two that are not."""
     world.parallel = True
@@ -309,7 +345,7 @@ def functional(world: World) -> Any:
 
 
 RETRY = RetryPolicy(initial_interval=0.0, max_interval=0.0, jitter=False, max_attempts=3, retry_on=Again)
-TOPOLOGIES = {"line": line, "fan": fan, "nested": nested, "below": below, "functional": functional}
+TOPOLOGIES = {"line": line, "fan": fan, "nested": nested, "mixed": mixed, "below": below, "functional": functional}
 
 
 def _chain(graph: Any, nodes: str) -> Any:

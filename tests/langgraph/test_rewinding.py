@@ -16,14 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.func import entrypoint, task
 from langgraph.graph import END, START, StateGraph
 from langgraph.types import Command, interrupt
 
 from memstate import AsyncMemoryStore, BusyError, Fact, InMemoryStorage, MemoryStore, NotFoundError, SQLiteStorage
-from memstate_langgraph import AsyncMemStateCheckpointer, MemStateCheckpointer
+from memstate_langgraph import MemStateCheckpointer
 from tests.langgraph.conftest import Makes
-from tests.langgraph.oracle import TOPOLOGIES, State, World, wander
+from tests.langgraph.oracle import State
 from tests.langgraph.test_sharing import call, thread
 
 
@@ -214,6 +214,64 @@ class TestPromises:
         assert (await maybe(store.get("f")))["session_id"] is None
         assert await maybe(store.get("g")) is not None
 
+    async def test_going_back_into_a_subgraph(self, makes_in_memory: Makes) -> None:
+        """It goes on from its own checkpoint, and finds the memory that it had there."""
+        checkpointer = makes_in_memory.checkpointer()
+        store = checkpointer.memory
+        found: list[list[str]] = []
+
+        async def ask(state: Any) -> Any:
+            found.append(await names(store))
+            return {"items": [interrupt("?")]}
+
+        def ask_now(state: Any) -> Any:
+            found.append(sorted(fact["payload"]["name"] for fact in store.query("item", session_id="t")))
+            return {"items": [interrupt("?")]}
+
+        inner = chain(None, x=writer(store, "x"), y=ask if store.storage.is_async else ask_now, z=writer(store, "z"))
+        graph = chain(checkpointer, s=inner)
+        await call(checkpointer, graph, "invoke", {"items": []}, thread("t"))
+        state = await call(checkpointer, graph, "get_state", thread("t"), subgraphs=True)
+        await call(checkpointer, graph, "invoke", Command(resume="y"), thread("t"))
+        assert await names(store) == ["x", "z"]
+        result = await call(checkpointer, graph, "invoke", Command(resume="again"), state.tasks[0].state.config)
+        assert result["items"] == ["x", "again", "z"]
+        assert found == [["x"]] * 3
+        assert await names(store) == ["x", "z"]
+
+    def test_an_entrypoint_that_does_something_itself_has_tasks_and_runs_a_graph(self) -> None:
+        """The graph has the namespace of the entrypoint, and drops nothing but its own when it is resumed."""
+        store = MemoryStore(InMemoryStorage(), allow_unregistered=True)
+        made = itertools.count()
+
+        def remember(name: str) -> None:
+            store.commit(Fact("item", {"name": f"{name}{next(made)}"}))
+
+        @task
+        def step(name: str) -> None:
+            remember(name)
+
+        def ask(state: Any) -> Any:
+            return {"items": [interrupt("?")]}
+
+        graph = chain(None, x=writer(store, "x"), y=ask, z=writer(store, "z"))
+
+        @entrypoint(checkpointer=MemStateCheckpointer(store))
+        def work(given: Any) -> Any:
+            step("a").result()
+            remember("own")
+            items = graph.invoke({"items": []})["items"]
+            step("b").result()
+            return items
+
+        def facts() -> list[str]:
+            return sorted(fact["payload"]["name"] for fact in store.query("item", session_id="t"))
+
+        work.invoke(1, thread("t"))
+        assert facts() == ["a0", "own1", "x"]
+        assert work.invoke(Command(resume="y"), thread("t")) == ["x", "y", "z"]
+        assert facts() == ["a0", "b3", "own2", "x", "z"]
+
     async def test_a_thread_of_the_users_may_act_for_a_node(self) -> None:
         checkpointer = MemStateCheckpointer(MemoryStore(InMemoryStorage(), allow_unregistered=True))
         store = checkpointer.memory
@@ -257,30 +315,6 @@ class TestPromises:
         assert checkpointer.memory.query("item")[0]["session_id"] is None
         with pytest.raises(ValueError, match="rewind"):
             MemStateCheckpointer(checkpointer.memory, rewind="sometimes")  # type: ignore[arg-type]
-
-
-class TestWrapping:
-    @pytest.mark.parametrize("topology", TOPOLOGIES)
-    @pytest.mark.parametrize("flavour", ["sync", "async"])
-    async def test_memory_is_the_state_of_another_savers_graph(self, topology: str, flavour: str) -> None:
-        from tests.langgraph.test_rewind import on_memory
-
-        for seed in range(2):
-            store = on_memory(flavour).memory
-            kind = MemStateCheckpointer if flavour == "sync" else AsyncMemStateCheckpointer
-            store.engine.context = None
-            checkpointer: Any = kind(store, inner=InMemorySaver())  # type: ignore[arg-type]
-            world = World(store, checkpointer, seed, "t")
-            await wander(world, TOPOLOGIES[topology](world), 8)
-            assert world.violations == []
-
-    def test_its_options_are_its_own(self) -> None:
-        store = MemoryStore(InMemoryStorage())
-        with pytest.raises(ValueError, match="inner"):
-            MemStateCheckpointer(store, inner=InMemorySaver(), allow=[State])
-        one = MemStateCheckpointer(store, inner=InMemorySaver())
-        assert "." in one.get_next_version(None, None)
-        assert one.with_allowlist([("a", "b")]).inner is not None
 
 
 class TestOneRunAtATime:
