@@ -40,6 +40,7 @@ def subject(request, kind, tmp_path):
 @pytest.fixture
 def tiny(monkeypatch):
     monkeypatch.setattr(command, "QUICK", TINY)
+    monkeypatch.setattr(checkpoints, "_LONG", 30)
 
 
 @pytest.mark.parametrize("section", list(command.SECTIONS))
