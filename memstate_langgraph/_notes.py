@@ -4,9 +4,19 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
+
+from langgraph.checkpoint.base.id import uuid6
 
 _THREADS: Final = 4096
+
+
+class NestedRun(NamedTuple):
+    """A run of a nested graph: its runtime, whether it loaded a checkpoint by its id, and an id of when it began."""
+
+    runtime: Any
+    explicit: bool
+    began: str
 
 
 class Notes:
@@ -16,8 +26,10 @@ class Notes:
         self._guard = threading.Lock()
         # The runtime of the last run that loaded its root, so that its further looks are no new run.
         self._runs: OrderedDict[str, Any] = OrderedDict()
-        # The runtimes of nested graphs that have loaded a checkpoint by its id since, by namespace.
-        self._addressed: dict[str, dict[str, Any]] = {}
+        # An id from when it began.
+        self._began: dict[str, str] = {}
+        # The runs of nested graphs that have begun since, by namespace.
+        self._nested: dict[str, dict[str, NestedRun]] = {}
         # The namespaces of tasks that have changed the memory since.
         self._wrote: dict[str, set[str]] = {}
         # The namespaces of tasks that have ended well since. Their writes may be stored much later.
@@ -33,20 +45,31 @@ class Notes:
             if len(self._runs) > _THREADS:
                 self._forget(self._runs.popitem(last=False)[0])
             self._forget(thread_id)
+            self._began[thread_id] = str(uuid6())
             return True
 
-    def addresses(self, thread_id: str, ns: str, runtime: Any) -> None:
-        """A nested graph loads a checkpoint by its id."""
+    def enters(self, thread_id: str, ns: str, runtime: Any, *, explicit: bool) -> bool:
+        """Whether this is the first look of a nested graph's run; it may be followed by one at the latest."""
         with self._guard:
-            self._addressed.setdefault(thread_id, {})[ns] = runtime
+            runs = self._nested.setdefault(thread_id, {})
+            found = runs.get(ns)
+            if found is not None and found.runtime is runtime and found.explicit and not explicit:
+                return False
+            runs[ns] = NestedRun(runtime, explicit, str(uuid6()))
+            return True
 
-    def addressed(self, thread_id: str, ns: str, runtime: Any) -> bool:
-        """Whether it has, and only asks now whether that is the latest."""
+    def began(self, thread_id: str, ns: str) -> str | None:
+        """What all checkpoints of the last run of a nested graph come after, as far as this process knows.
+
+        LangGraph does not look for any where the graph cannot have one yet; then it is what the root's come after.
+        """
         with self._guard:
-            return runtime is not None and self._addressed.get(thread_id, {}).get(ns) is runtime
+            found = self._nested.get(thread_id, {}).get(ns)
+            return found.began if found is not None else self._began.get(thread_id)
 
     def _forget(self, thread_id: str) -> None:
-        self._addressed.pop(thread_id, None)
+        self._began.pop(thread_id, None)
+        self._nested.pop(thread_id, None)
         self._wrote.pop(thread_id, None)
         self._ended.pop(thread_id, None)
 

@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from memstate_core.protocols import RecordWrite, StorageTransaction
 from memstate_langgraph._line import Line, RootPosition, tag
 from memstate_langgraph._places import Place
 
+# The sources of checkpoints up to which no task has run.
+_BEGINNINGS: Final = ("input", "fork")
 
-async def of_checkpoint(tx: StorageTransaction, place: Place, root: str, checkpoint_id: str) -> list[RecordWrite]:
-    """Where the memory stands at a new checkpoint; of a nested graph's, what it comes to."""
+
+async def of_checkpoint(
+    tx: StorageTransaction, place: Place, root: str, checkpoint_id: str, source: str | None, began: str | None
+) -> list[RecordWrite]:
+    """Where the memory stands at a new checkpoint; of a nested graph's, what it comes to.
+
+    ``began``: an id from when the last run of the graph began; None: that is not known.
+    """
     head = (await tx.position(place.thread_id)).head
     line = Line(tx, place.thread_id)
     if place.checkpoint_ns:
-        return await _content(line, head, root, place.checkpoint_ns, checkpoint_id)
+        content = await _content(line, head, root, place, checkpoint_id, source, began)
+        return [line.contain(place.checkpoint_ns, checkpoint_id, content)] if content else []
     standing = await line.standing()
     parent = await line.position(place.checkpoint_id) if place.checkpoint_id is not None else None
     above = parent.seq if parent is not None and parent.line == standing.line else 0
@@ -20,18 +31,36 @@ async def of_checkpoint(tx: StorageTransaction, place: Place, root: str, checkpo
     return [line.place(checkpoint_id, RootPosition(seq, standing.line))]
 
 
-async def _content(line: Line, head: int, root: str, ns: str, checkpoint_id: str) -> list[RecordWrite]:
-    if not head:
-        return []
-    count = ns.count("|") + 1
-    content = [
-        entry.seq
-        for entry in (await line.since(head, root)).entries
-        if (one := tag(entry)) is not None
-        and one.under(ns)
-        and any(parts == count and earlier < checkpoint_id for parts, earlier in one.nested)
-    ]
-    return [line.contain(ns, checkpoint_id, content)] if content else []
+async def _content(
+    line: Line, head: int, root: str, place: Place, checkpoint_id: str, source: str | None, began: str | None
+) -> list[int]:
+    """What the parent comes to, and what was made on the way from there.
+
+    It may be stored so late that its graph has failed since, or that the thread is run from elsewhere, and what led to
+    it is no longer on the line. What is noted of finished tasks tells then, and what this run did before it failed.
+    """
+    ns, parent = place.checkpoint_ns, place.checkpoint_id or ""
+    content = set(await line.content(ns, parent)) if parent else set()
+    if source in _BEGINNINGS:
+        return sorted(content)
+    made = await _made(line, head, root, ns, parent, checkpoint_id)
+    finished = await line.finished(ns, parent) if parent else {}
+    failed = {}
+    if began is not None:
+        failed = await _made(line, head, root, ns, max(parent, began), checkpoint_id, within=ns)
+    return sorted(content.union(*({**failed, **finished, **made}).values()))
+
+
+async def _made(
+    line: Line, head: int, root: str, ns: str, start: str, end: str, within: str = ""
+) -> dict[str, list[int]]:
+    """By task, what of the line ran from a nested graph's checkpoints between two."""
+    made: dict[str, list[int]] = {}
+    for entry in (await line.since(head, root, within=within)).entries:
+        step = one.step_in(ns) if (one := tag(entry)) is not None else None
+        if step is not None and start <= step[0] < end:
+            made.setdefault(step[1], []).append(entry.seq)
+    return made
 
 
 async def of_task(tx: StorageTransaction, place: Place, root: str, task_id: str) -> RecordWrite:

@@ -76,7 +76,7 @@ class Saver:
         async def work(tx: StorageTransaction) -> None:
             ahead = await read_ahead(tx, places)
             records = await put.records(ahead)
-            records += await self.rewinder.stored(ahead, place, config, checkpoint["id"])
+            records += await self.rewinder.stored(ahead, place, config, checkpoint["id"], metadata)
             await tx.write(Batch(records=records))
 
         await self._write(work)

@@ -83,7 +83,9 @@ class Wrapped:
         places = self.rewinder.asked(place)
 
         async def work(tx: StorageTransaction) -> None:
-            records = await self.rewinder.stored(await read_ahead(tx, places), place, config, checkpoint["id"])
+            records = await self.rewinder.stored(
+                await read_ahead(tx, places), place, config, checkpoint["id"], metadata
+            )
             if records:
                 await tx.write(Batch(records=records))
 

@@ -176,10 +176,7 @@ class Rewinder:
         # A subgraph with a checkpointer of its own keeps its namespace; it follows the checkpoints of the root.
         if ":" not in [part for part in ns.split("|") if not part.isdigit()][-1]:
             return
-        runtime = runtime_in(configurable)
-        if explicit:
-            self.notes.addresses(place.thread_id, ns, runtime)
-        elif self.notes.addressed(place.thread_id, ns, runtime):
+        if not self.notes.enters(place.thread_id, ns, runtime_in(configurable), explicit=explicit):
             return
         root = (configurable.get("checkpoint_map") or {}).get("", "")
 
@@ -292,10 +289,18 @@ class Rewinder:
         return [] if self.mode == "off" or place.checkpoint_ns else Line.records(place.thread_id, place.checkpoint_id)
 
     async def stored(
-        self, tx: StorageTransaction, place: Place, config: RunnableConfig, checkpoint_id: str
+        self,
+        tx: StorageTransaction,
+        place: Place,
+        config: RunnableConfig,
+        checkpoint_id: str,
+        metadata: CheckpointMetadata,
     ) -> list[RecordWrite]:
         """The records that a new checkpoint is stored with: where the memory stands at it."""
-        return [] if self.mode == "off" else await of_checkpoint(tx, place, _root(config, place), checkpoint_id)
+        if self.mode == "off":
+            return []
+        began = self.notes.began(place.thread_id, place.checkpoint_ns)
+        return await of_checkpoint(tx, place, _root(config, place), checkpoint_id, metadata.get("source"), began)
 
     async def finished(
         self, tx: StorageTransaction, place: Place, config: RunnableConfig, task_id: str, *, always: bool = False

@@ -76,6 +76,13 @@ async def test_checkpoints_that_come_late_or_never(topology: str, flavour: str, 
         assert await violations(late(on_memory(flavour), seed, lost), topology, seed, 8) == [], seed
 
 
+@pytest.mark.parametrize(("flavour", "seed"), [("async", 5009), ("async", 6051), ("sync", 6016)])
+async def test_nested_checkpoints_that_come_when_their_graph_has_failed_or_another_run_has_begun(
+    flavour: str, seed: int
+) -> None:
+    assert await violations(late(on_memory(flavour), seed, 0.1), "below", seed, 12) == []
+
+
 # Each part of the algorithm is needed: without it, the oracle complains.
 
 
