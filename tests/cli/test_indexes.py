@@ -170,7 +170,7 @@ class TestMisuse:
         assert (said.code, said.out) == (2, "")
         assert said.err == (
             f"memstate {one}: tests.cli.apps:bare_store has no hooks, so there is no index; "
-            "make the store with hooks=[…]\n"
+            "make the store with hooks=[…], or name its hooks in memstate.toml\n"
         )
 
     @pytest.mark.parametrize(
