@@ -13,7 +13,7 @@ from pydantic_core import from_json, to_json
 
 from memstate_core.facts import UNSET, ChangedVersions, Entry, IndexEntry, StoredFact, Unset
 from memstate_core.filters import ABSENT, BOOLEAN, NULL, STRING, Range, encodes, sort_facts
-from memstate_core.protocols import Batch, Claim, Delivery, Lane, LaneState, Position, Record, Selection
+from memstate_core.protocols import Batch, Claim, Delivery, Lane, LaneState, Position, Record, Savepoint, Selection
 from memstate_core.storages._known_records import KnownRecords, Place
 from memstate_core.storages._places import refuse_shared_places
 from memstate_core.storages._postgres import outbox
@@ -257,6 +257,11 @@ class ReadTransaction:
         rows = await self._ask(sql.SAVEPOINT, session=session_key(session_id), name=name)
         return rows[0][0] if rows else None
 
+    async def savepoints(self, session_ids: Sequence[str | None]) -> list[Savepoint]:
+        whose = {session_key(session_id): session_id for session_id in session_ids}
+        rows = await self._ask(sql.SAVEPOINTS_OF, sessions=list(whose))
+        return [Savepoint(whose[session], name, seq) for session, name, seq in rows]
+
     # The outbox
 
     async def lanes(self) -> list[LaneState]:
@@ -273,6 +278,9 @@ class ReadTransaction:
         raise TypeError("take_lane() was called in a transaction that only reads")
 
     # Records, claims and definitions
+
+    async def collections(self) -> list[str]:
+        return [row[0] for row in await self._ask(sql.COLLECTIONS)]
 
     async def record(self, collection: str, key: str, *, is_new: bool = False) -> bytes | None:
         rows = await self._ask(sql.RECORD, collection=key_of(collection), key=key)
