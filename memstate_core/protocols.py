@@ -268,13 +268,16 @@ class StorageTransaction(Protocol):
         """The seq at which the session stood when the savepoint was set, or None."""
         ...
 
-    async def savepoints(self, session_ids: Sequence[str | None]) -> list[Savepoint]:
-        """All savepoints of some sessions."""
+    async def savepoints(self, known: Sequence[str | None]) -> list[Savepoint]:
+        """All savepoints. A storage that has digests in place of long session ids tells those of ``known`` sessions."""
         ...
 
     # Records
     async def collections(self) -> list[str]:
-        """The names of all collections that have records, in order."""
+        """The names of all collections that have records, in order.
+
+        :raises StorageError: the storage has digests in place of long names.
+        """
         ...
 
     async def record(self, collection: str, key: str, *, is_new: bool = False) -> bytes | None:

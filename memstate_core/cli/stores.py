@@ -19,6 +19,7 @@ from memstate_core._bridge import run as drive
 from memstate_core._lazy import __getattr__ as vendors
 from memstate_core.cli.config import FILE, Config, read_config
 from memstate_core.cli.errors import UsageError
+from memstate_core.transfer import unfinished
 
 T = TypeVar("T")
 
@@ -42,11 +43,13 @@ def with_store(
     *,
     namespace: str | None = None,
     make: bool = False,
+    importing: bool = False,
 ) -> T:
     """Call ``work`` with the store that ``name`` means: a URL, or ``MODULE:NAME`` for a store in an application's code
     or a function that returns one; None: what ``memstate.toml`` says.
 
     :param make: a database may be made that is not there.
+    :param importing: nothing need be said of an import that is not complete.
     :raises UsageError: there is no such thing.
     """
     config = read_config()
@@ -76,6 +79,12 @@ def with_store(
             store = await awaited(made)
             if not isinstance(store, MemoryStore | AsyncMemoryStore):
                 raise UsageError(f"{name} is {store!r}, and neither a store nor a function that makes one")
+            if not importing and await unfinished(store.storage, store.namespace):
+                print(
+                    f"warning: {called(name)}, namespace {store.namespace!r}, has only a part of an import that was "
+                    "interrupted; memstate import with the same file goes on",
+                    file=sys.stderr,
+                )
             return await work(store)
 
         return drive(whole()) if isinstance(made, MemoryStore) else asyncio.run(whole())

@@ -335,9 +335,8 @@ class _MemoryTransaction:
     async def savepoint(self, session_id: str | None, name: str) -> int | None:
         return self._data.savepoints.get((session_id, name))
 
-    async def savepoints(self, session_ids: Sequence[str | None]) -> list[Savepoint]:
-        whose = set(session_ids)
-        return [Savepoint(*place, seq) for place, seq in self._data.savepoints.items() if place[0] in whose]
+    async def savepoints(self, known: Sequence[str | None]) -> list[Savepoint]:
+        return [Savepoint(*place, seq) for place, seq in self._data.savepoints.items()]
 
     async def collections(self) -> list[str]:
         return sorted(name for name, records in self._data.records.items() if records)

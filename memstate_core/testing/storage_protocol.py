@@ -539,15 +539,16 @@ class TestJournal(_Base):
         await raw.write(Batch(savepoint=Savepoint("s", "name", 9)))
         assert (await at("s", "name"), await at(None, "name")) == (9, 0)
         assert await Raw(raw.storage, "other").ask(lambda tx: tx.savepoint("s", "name")) is None
-        # All of some sessions, one of which has a long id.
+        # All there are; one is of a session with a long id.
         long = "l" * 500
         given = [Savepoint(long, "a", 1), Savepoint(None, "b\u20ac", 2)]
         for one in given:
             await raw.write(Batch(savepoint=one))
         known = [Savepoint("s", "name", 9), Savepoint(None, "name", 0), *given]
-        for whose in ([None], ["s", long], ["s", long, None, "t"], ["t"], []):
-            found = await raw.ask(lambda tx, whose=whose: tx.savepoints(whose))  # type: ignore[misc]
-            assert sorted(found, key=str) == sorted((one for one in known if one.session_id in whose), key=str)
+        found = await raw.ask(lambda tx: tx.savepoints([None, long, "t"]))
+        assert sorted(found, key=str) == sorted(known, key=str)
+        found = await raw.ask(lambda tx: tx.savepoints([]))
+        assert sorted({*found, given[0]}, key=str) == sorted(known, key=str)
         assert await Raw(raw.storage, "other").ask(lambda tx: tx.savepoints([None, "s"])) == []
 
     async def test_a_seq_can_be_asked_for(self, raw: Raw) -> None:

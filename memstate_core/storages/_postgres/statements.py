@@ -206,9 +206,7 @@ SAVEPOINT: Final = compiled(
     )
 )
 SAVEPOINTS_OF: Final = compiled(
-    sa.select(SAVEPOINTS.c.session, SAVEPOINTS.c.name, SAVEPOINTS.c.seq).where(
-        _of_namespace(SAVEPOINTS), _any(SAVEPOINTS.c.session, "sessions")
-    )
+    sa.select(SAVEPOINTS.c.session, SAVEPOINTS.c.name, SAVEPOINTS.c.seq).where(_of_namespace(SAVEPOINTS))
 )
 COLLECTIONS: Final = compiled(
     sa.select(RECORDS.c.collection).where(_of_namespace(RECORDS)).distinct().order_by(RECORDS.c.collection)

@@ -484,15 +484,14 @@ class RedisTransaction:
         (raw,) = await self._fields(self._keys.meta, [savepoint_field(session_id, name)])
         return None if raw is None else int(raw, 16)
 
-    async def savepoints(self, session_ids: Sequence[str | None]) -> list[Savepoint]:
+    async def savepoints(self, known: Sequence[str | None]) -> list[Savepoint]:
         self.strict = True
         (answer,) = await self._ask(scripts.WHOLE, (self._keys.meta, self._keys.meta))
-        whose = {session_key(session_id): session_id for session_id in session_ids}
         found = []
         for field, raw in zip(answer[::2], answer[1::2], strict=True):
-            session, nul, name = field.decode()[1:].rpartition("\0")
-            if field[:1] == b"p" and nul and session in whose:
-                found.append(Savepoint(whose[session], name, int(raw, 16)))
+            if field[:1] == b"p":
+                session, _, name = field.decode()[1:].partition("\0")
+                found.append(Savepoint(session[1:] if session else None, name, int(raw, 16)))
         return found
 
     # The outbox

@@ -247,13 +247,11 @@ class SQLiteTransaction:
         ).fetchone()
         return None if row is None else row[0]
 
-    async def savepoints(self, session_ids: Sequence[str | None]) -> list[Savepoint]:
-        text = "SELECT name, seq FROM memstate_savepoints WHERE namespace = ? AND session = ?"
-        return [
-            Savepoint(session_id, *row)
-            for session_id in session_ids
-            for row in self._execute(text, (self._namespace, _session_key(session_id)))
-        ]
+    async def savepoints(self, known: Sequence[str | None]) -> list[Savepoint]:
+        rows = self._execute(
+            "SELECT session, name, seq FROM memstate_savepoints WHERE namespace = ?", (self._namespace,)
+        )
+        return [Savepoint(session[1:] if session else None, name, seq) for session, name, seq in rows]
 
     async def collections(self) -> list[str]:
         return [row[0] for row in self._execute(sql.SELECT_COLLECTIONS, (self._namespace,) * 2)]
