@@ -224,18 +224,18 @@ async def _begin(storage: Storage, namespace: str, export: str) -> int:
     async def work(tx: StorageTransaction) -> int:
         newest = await tx.history(limit=1)
         mark = await tx.record(*_UNFINISHED)
-        if mark is None:
-            if newest or await tx.collections():
+        if mark is None or mark.decode() != export:
+            if mark is None and (newest or await tx.collections()):
                 raise ConflictError(
                     f"namespace {namespace!r} is not empty; an export is imported into an empty one, "
                     "so name another namespace or another database"
                 )
+            if newest or await tx.collections() not in ([], [_UNFINISHED[0]]):
+                raise ConflictError(
+                    f"namespace {namespace!r} has a part of another export; go on with that one, "
+                    "or name another namespace or another database"
+                )
             await tx.write(Batch(records=[RecordWrite(*_UNFINISHED, export.encode())]))
-        elif mark.decode() != export:
-            raise ConflictError(
-                f"namespace {namespace!r} has a part of another export; go on with that one, "
-                "or name another namespace or another database"
-            )
         return newest[0].seq if newest else 0
 
     return await storage.write(namespace, work)

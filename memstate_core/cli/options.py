@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from memstate_core.cli.errors import UsageError
-from memstate_core.cli.stores import is_store
+from memstate_core.cli.stores import is_store, names_storage
 
 _STORE = (
     "A URL (sqlite:///memory.db, postgresql://…, redis://…), or where your code has the store: a MemoryStore or"
@@ -51,7 +51,7 @@ def store_and(given: Sequence[str], most: int, what: str) -> tuple[str | None, l
     store = others.pop(0) if len(others) > most or (len(others) > 1 and is_store(others[0])) else None
     if store is not None and not is_store(store):
         raise UsageError(f"{store!r} names no store; write a URL such as sqlite:///memory.db, or MODULE:NAME")
-    if not 0 < len(others) <= most:
+    if not 0 < len(others) <= most or (store is None and names_storage(others[0])):
         raise UsageError(f"expected [STORE] {what}, not {' '.join(given)!r}")
     return store, others
 

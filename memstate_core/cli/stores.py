@@ -94,6 +94,11 @@ def is_url(text: str) -> bool:
     return "://" in text
 
 
+def names_storage(text: str) -> bool:
+    """Whether a word is the URL of a storage, and hardly anything else."""
+    return is_url(text) and text.partition(":")[0] in _STORAGES
+
+
 def is_store(text: str) -> bool:
     """Whether a word on the command line looks like a store."""
     return is_url(text) or _PLACE_IN_CODE.fullmatch(text) is not None

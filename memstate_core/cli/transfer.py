@@ -10,7 +10,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import IO, Annotated, Any
+from typing import IO, Annotated, Any, Final
 
 import typer
 
@@ -22,7 +22,8 @@ from memstate_core.cli.stores import Store, called, with_store
 from memstate_core.progress import Progress
 from memstate_core.transfer import Imported, Line, export_namespace, import_namespace
 
-_STREAM = "-"
+_STREAM: Final = "-"
+_LAST_LINE: Final = 4096  # it is shorter
 
 
 def add_to(app: typer.Typer) -> None:
@@ -116,7 +117,10 @@ def _counted(counts: Mapping[str, int]) -> str:
 
 
 def _told(progress: Progress, what: str) -> Callable[[int, int], None]:
-    return lambda done, total: progress(what, done, total)
+    def told(done: int, total: int) -> None:
+        progress(what, done, total)
+
+    return told
 
 
 @contextlib.contextmanager
@@ -157,19 +161,29 @@ def _lines(file: str) -> Iterator[Iterator[Line]]:
     except OSError as error:
         raise UsageError(f"{file} cannot be read: {error.strerror or error}") from error
     with opened:
+        _check_end(opened, file)
         yield _parsed(opened, file)
 
 
+def _check_end(opened: IO[str], file: str) -> None:
+    """Look whether a file has the last line of an export, before anything is imported.
+
+    :raises UsageError: it has not.
+    """
+    if not opened.seekable():
+        return
+    with open(file, "rb") as end:
+        end.seek(max(os.path.getsize(file) - _LAST_LINE, 0))
+        if not end.read().rstrip().rpartition(b"\n")[2].startswith(b'{"end":'):
+            raise UsageError(f"{file} is not an export, or not all of one: its last line is missing; export again")
+
+
 def _parsed(lines: IO[str], name: str) -> Iterator[Line]:
-    number = 0
-    try:
-        for number, text in enumerate(lines, start=1):
+    for number, text in enumerate(lines, start=1):
+        try:
             line: Any = json.loads(text)
             if not isinstance(line, dict):
-                raise ValueError("no object")
-            yield line
-    except ValueError as error:
-        raise UsageError(
-            f"{name}, line {number}: not what memstate export writes ({error}); what came before it, if anything, is "
-            "imported, and the whole file again goes on behind it"
-        ) from error
+                raise ValueError("it is no object")
+        except ValueError as error:
+            raise UsageError(f"{name}, line {number}: not what memstate export writes: {error}") from error
+        yield line

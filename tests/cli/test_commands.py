@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import os
 import sys
 from pathlib import Path
@@ -11,49 +10,9 @@ from typing import Any
 
 import pytest
 
-from memstate_core import Fact, MemoryStore, SQLiteStorage
-from memstate_core.cli.main import main
+from memstate_core import Fact, MemoryStore
+from tests.cli.saying import URL
 from tests.faults.indexes import FileIndex
-
-URL = "sqlite:///memory.db"
-
-
-class Said:
-    """What a command came to."""
-
-    def __init__(self, capsys: pytest.CaptureFixture[str], *arguments: str) -> None:
-        self.code = main(list(arguments))
-        self.out, self.err = capsys.readouterr()
-
-    @property
-    def data(self) -> Any:
-        assert self.code == 0, self.err
-        return json.loads(self.out)
-
-    @property
-    def words(self) -> list[list[str]]:
-        return [line.split() for line in self.out.splitlines()]
-
-
-@pytest.fixture
-def command(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("MEMORY", str(tmp_path))
-    return lambda *arguments: Said(capsys, *arguments)
-
-
-@pytest.fixture
-def store(command: Any) -> Any:
-    """A session with a line that was left, and a long-term fact in its second version."""
-    with SQLiteStorage("memory.db") as storage:
-        store = MemoryStore(storage, allow_unregistered=True)
-        store.commit(Fact("profile", {"city": "London", "name": "Ada"}, id="ada"), actor="agent", reason="said so")
-        store.commit(Fact("note", {"text": "one"}, id="n1", session_id="chat"))
-        store.commit(Fact("note", {"text": "two"}, id="n2", session_id="chat"))
-        store.rollback("chat")
-        store.commit(Fact("note", {"text": "\x1b[31mred\x9b"}, id="n3", session_id="chat"), actor="\x1b]0;agent")
-        store.update("ada", {"city": "Paris"})
-        yield store
 
 
 def test_log_draws_the_tree(store: MemoryStore, command: Any) -> None:
