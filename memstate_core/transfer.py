@@ -130,15 +130,15 @@ async def _export(
         write({"savepoint": name, "session_id": session_id, "seq": seq})
         counts["savepoints"] += 1
     for collection in await tx.collections():
-        key: str | None = None
+        start_key: str | None = None
         while True:
-            records = await tx.scan(collection, start=key, limit=_PAGE)
-            for key, value in records:
+            records = await tx.scan(collection, start=start_key, limit=_PAGE + 1)
+            for key, value in records[:_PAGE]:
                 write({"record": collection, "key": key, "value": base64.b64encode(value).decode()})
                 counts["records"] += 1
-            if len(records) < _PAGE:
+            if len(records) <= _PAGE:
                 break
-            key = f"{key}\0"
+            start_key = records[_PAGE].key
     write({"end": dict(counts)})
     return counts
 

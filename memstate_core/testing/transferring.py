@@ -8,8 +8,9 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from pydantic import BaseModel
 
-from memstate_core import ConflictError, Fact, MemoryStoreError, ValidationFailed
+from memstate_core import ConflictError, Constraint, Fact, MemoryStoreError, ValidationFailed, transfer
 from memstate_core.protocols import StorageTransaction
 from memstate_core.storages._ordinals import transaction_of
 from memstate_core.storages.memory import AsyncInMemoryStorage, InMemoryStorage
@@ -175,12 +176,15 @@ class TestTransfer(StoreTests):
             assert numbered(await exported(copy)) == expected
             assert await answers(copy) == await answers(original)
 
-    async def test_what_was_interrupted_goes_on(self, stores: Stores) -> None:
+    async def test_what_was_interrupted_goes_on(self, stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(transfer, "_PAGE", 3)
         original = stores.open()
         chance = random.Random(7)
         for _ in range(40):
             await do(original, chance)
-        await original.put_record("c", "k", b"\0\xff")
+        records = [(f"k{number}", bytes([number, 255])) for number in range(7)]
+        for key, value in records:
+            await original.put_record("c", key, value)
         lines = await exported(original)
         transactions = [number for number, line in enumerate(lines) if "transaction" in line]
         copy = stores.open(models=False)
@@ -195,6 +199,7 @@ class TestTransfer(StoreTests):
             if end > 1:
                 with pytest.raises(ConflictError, match="a part of another export"):
                     await imported(copy, [{**lines[0], "export": "other"}, *lines[1:]])
+        assert await copy.scanned("c") == records
         done = await imported(copy, lines)
         assert done.resumed == f"tx-{lines[transactions[-1]]['transaction']}"
         assert (await exported(copy))[1:] == lines[1:]
@@ -215,6 +220,32 @@ class TestTransfer(StoreTests):
             await copy.rollback(None)
         with pytest.raises(MemoryStoreError, match="immutable"):
             await copy.update("l", {"number": 2})
+
+    async def test_what_only_code_can_read_is_demanded_when_it_has_come(self, stores: Stores) -> None:
+        class Person(BaseModel):
+            email: str
+
+        old, demand = {"mail": "x"}, Constraint(singleton_key="email")
+        original = stores.open(models=False, allow_unregistered=True)
+        await original.commit(Fact("person", old, id="p"))
+        await original.commit(Fact("place", {"name": "x"}, id="q"))
+
+        def register(face: Face) -> None:
+            face.store.register_schema(
+                "person", Person, demand, migrate=lambda payload: {"email": payload["mail"]}, version=2
+            )
+
+        register(original)
+        await original.commit(Fact("person", {"email": "y"}, id="r"))
+        copy = stores.open(models=False, allow_unregistered=True)
+        done = await imported(copy, await exported(original))
+        assert done.undemanded == ("person",)
+        assert (await copy.get("p"))["payload"] == old
+        theirs = stores.open(storage=copy.storage, models=False)
+        register(theirs)
+        assert await theirs.commit(Fact("person", {"email": "x"}, id="s")) == "p"
+        assert await theirs.commit(Fact("person", {"email": "y"}, id="t")) == "r"
+        assert await theirs.ids("person", {"email": "y"}) == ["r"]
 
     async def test_nothing_is_imported_over_what_is_there(self, stores: Stores) -> None:
         original = stores.open()
