@@ -213,11 +213,11 @@ def _versions(history: Sequence[Transaction]) -> dict[int, Fact]:
 
 def _show_fact(fact: Fact, now: Fact | None, history: Sequence[Transaction]) -> None:
     screen = Screen()
-    screen.line((f"{text_of(fact.type)} {text_of(fact.id)}", "bold"), f"  version {fact.version}")
+    screen.whole((f"{text_of(fact.type)} {text_of(fact.id)}", "bold"), f"  version {fact.version}")
     if now is None:
-        screen.line((f"  deleted by {history[0].id}; this is what it was", "red"))
+        screen.whole((f"  deleted by {history[0].id}; this is what it was", "red"))
     elif now.version != fact.version:
-        screen.line((f"  a past version; the fact is at version {now.version}", "yellow"))
+        screen.whole((f"  a past version; the fact is at version {now.version}", "yellow"))
     about = {
         "session": session_name(fact.session_id).removeprefix("session "),
         "changed": "" if fact.ts is None else fact.ts.isoformat(),
@@ -226,10 +226,10 @@ def _show_fact(fact: Fact, now: Fact | None, history: Sequence[Transaction]) -> 
     }
     for name, value in about.items():
         if value:
-            screen.line((f"  {name:<10}", "dim"), value)
-    screen.line(("  payload", "dim"))
+            screen.whole((f"  {name:<10}", "dim"), value)
+    screen.whole(("  payload", "dim"))
     for name, value in fact.payload.items():
-        screen.line(f"    {value_of(name)[1:-1]}: {value_of(value)}")
+        screen.whole(f"    {value_of(name)[1:-1]}: {value_of(value)}")
     screen.line(("  history", "dim"))
     for one in history:
         (change,) = one.changes
@@ -250,11 +250,11 @@ def _show_transaction(one: Transaction, as_json: bool) -> None:
         print_json("show", transaction=transaction_data(one))
         return
     screen = Screen()
-    screen.line((one.id, "bold"), f"  {one.operation.value} in {session_name(one.session_id)}", *_remarks(one))
-    screen.line(("  at      ", "dim"), one.ts.isoformat())
-    screen.line(("  after   ", "dim"), one.parent or "nothing")
+    screen.whole((one.id, "bold"), f"  {one.operation.value} in {session_name(one.session_id)}", *_remarks(one))
+    screen.whole(("  at      ", "dim"), one.ts.isoformat())
+    screen.whole(("  after   ", "dim"), one.parent or "nothing")
     if one.position != one.id:
-        screen.line(("  went to ", "dim"), one.position or "the beginning")
+        screen.whole(("  went to ", "dim"), one.position or "the beginning")
     for change in one.changes:
         screen.change(change, _heading(change))
 
@@ -363,23 +363,25 @@ def stats(
             print_json("stats", **counted, hooks=list(made.hook_names), pending=sum(one.pending for one in lags))
             return True
         screen = Screen()
-        screen.line((called(store), "bold"), f"  namespace {text_of(made.namespace)}")
-        screen.line("")
+        screen.whole((called(store), "bold"), f"  namespace {text_of(made.namespace)}")
+        screen.whole("")
         types: dict[str, dict[str, int]] = counted["types"]
         if types:
             rows = [[text_of(name), f"{one['facts']:,}", f"{one['bytes']:,}"] for name, one in types.items()]
             rows.append(["all", f"{counted['facts']:,}", f"{sum(one['bytes'] for one in types.values()):,}"])
             screen.table(["type", "facts", "bytes of payload"], rows, numbers=(1, 2))
-            screen.line("")
-        screen.line(f"{count_of(counted['sessions'], 'session')}, {count_of(counted['ephemeral'], 'ephemeral fact')}")
-        screen.line(
+            screen.whole("")
+        screen.whole(f"{count_of(counted['sessions'], 'session')}, {count_of(counted['ephemeral'], 'ephemeral fact')}")
+        screen.whole(
             count_of(counted["transactions"], "transaction")
             + (f", from {counted['first']} to {counted['last']}" if counted["transactions"] else "")
         )
         if counted["claims"]:
-            screen.line((f"{count_of(counted['claims'], 'claim')} held: transactions under way, or in doubt", "yellow"))
+            screen.whole(
+                (f"{count_of(counted['claims'], 'claim')} held: transactions under way, or in doubt", "yellow")
+            )
         for one in lags:
-            screen.line(f"hook {one.hook}: {count_of(one.pending, 'change')} to be delivered")
+            screen.whole(f"hook {one.hook}: {count_of(one.pending, 'change')} to be delivered")
         return True
 
     return functools.partial(with_store, store, work, namespace=namespace)

@@ -34,9 +34,16 @@ class Screen:
             self._console.width = _WIDEST
 
     def line(self, *parts: tuple[str, str] | str) -> None:
-        text = self._text.assemble(*parts, no_wrap=True, overflow="ellipsis")
+        """A line of a list, of which a terminal shows what has room."""
+        text = self._text.assemble(*parts)
         text.rstrip()
-        self._console.print(text, soft_wrap=not self._console.is_terminal)
+        if self._console.is_terminal:
+            text.truncate(self._console.width, overflow="ellipsis")
+        self.whole(text)
+
+    def whole(self, *parts: tuple[str, str] | str | Text) -> None:
+        """A line that is shown to its end, however long."""
+        self._console.print(self._text.assemble(*parts), soft_wrap=True)
 
     def table(self, headings: Sequence[str], rows: Iterable[Sequence[str]], numbers: Sequence[int] = ()) -> None:
         """Rows under headings; ``numbers`` are the columns that stand on the right. The last one takes what is left."""
@@ -51,9 +58,9 @@ class Screen:
 
     def change(self, change: Change, heading: Parts) -> None:
         """What became of a fact, field by field."""
-        self.line(*heading)
+        self.whole(*heading)
         for sign, style, text in field_changes(change):
-            self.line((f"    {sign} {text}", style))
+            self.whole((f"    {sign} {text}", style))
 
 
 def field_changes(change: Change) -> list[tuple[str, str, str]]:

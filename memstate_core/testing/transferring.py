@@ -280,3 +280,6 @@ class TestTransfer(StoreTests):
                 await imported(stores.open(), given)
         with pytest.raises(ConflictError, match="does not follow"):
             await imported(stores.open(), [*lines[: first + 1], *lines[first + 2 :]])
+
+
+__all__ = ["TestTransfer"]
