@@ -9,7 +9,7 @@ from typing import Annotated, Any, Final, NamedTuple
 import typer
 from typer.main import get_command
 
-from memstate_core.cli import demo, indexes, moving, reading, transfer, worker
+from memstate_core.cli import demo, indexes, log, moving, reading, transfer, worker
 
 # A mistake in the arguments. Typer used to stand on Click, and now has it within.
 _MISTAKE: Final = tuple(
@@ -52,7 +52,7 @@ def _app() -> typer.Typer:
     ) -> None:
         """Transactional memory for AI agents."""
 
-    for family in (demo, moving, reading, transfer, worker, indexes):
+    for family in (demo, moving, log, reading, transfer, worker, indexes):
         family.add_to(app)
     return app
 

@@ -1,16 +1,17 @@
-"""``memstate log``, ``show``, ``diff``, ``search`` and ``stats``."""
+"""``memstate show``, ``diff``, ``search`` and ``stats``."""
 
 from __future__ import annotations
 
 import functools
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Final
 
 import typer
 
 from memstate_core.cli import options
 from memstate_core.cli.errors import UsageError
+from memstate_core.cli.phrases import remarks, sign_and_name, time_of
 from memstate_core.cli.plain import (
     change_data,
     count_of,
@@ -23,142 +24,23 @@ from memstate_core.cli.plain import (
 )
 from memstate_core.cli.screen import Parts, Screen
 from memstate_core.cli.stores import WITHOUT_HOOKS, Store, awaited, called, with_store
-from memstate_core.cli.tree import MOVES, drawn
 from memstate_core.engine import Engine, Locate
 from memstate_core.errors import NotFoundError
-from memstate_core.facts import UNSET, Change, Entry, Fact, StoredFact, Transaction, transaction_id, transaction_seq
+from memstate_core.facts import UNSET, Change, Entry, Fact, StoredFact, Transaction, transaction_seq
 from memstate_core.past import difference, located
-from memstate_core.protocols import Position, Selection, StorageTransaction
+from memstate_core.protocols import Selection, StorageTransaction
 
 _PAGE: Final = 500
-_STYLES: Final = {"+": "green", "-": "red", "~": "yellow"}
-_TIME: Final = "%Y-%m-%d %H:%M:%S"
 
 
 def add_to(app: typer.Typer) -> None:
     for command, summary in (
-        (log, "Show what happened, as the tree of a session's transactions."),
         (show, "Show a fact with its versions, or a transaction with its changes."),
         (diff, "Compare two points of a session."),
         (search, "Find facts by a text."),
         (stats, "Count what a store holds."),
     ):
         app.command(command.__name__, short_help=summary)(command)
-
-
-def log(
-    store: options.StoreName = None,
-    session: Annotated[
-        str | None, typer.Option(metavar="ID", help="Only this session (default: all).", show_default=False)
-    ] = None,
-    long_term: Annotated[bool, typer.Option("--long-term", help="Only the long-term memory.")] = False,
-    limit: Annotated[int, typer.Option(parser=options.some, metavar="N", help="How many transactions.")] = 30,
-    namespace: options.Namespace = None,
-    as_json: options.Json = False,
-) -> Callable[[], bool]:
-    """Show the newest transactions, session by session, with the tree that they form.
-
-    The line on which the session stands is the leftmost one (●); lines that a rollback or checkout has left stand
-    beside it (○). ``<- here`` is where the session stands, ``<- redo`` where a redo leads back to.
-    """
-    if session is not None and long_term:
-        raise typer.BadParameter("--session and --long-term exclude each other")
-
-    async def work(made: Store) -> bool:
-        engine = made.engine
-        chosen = None if long_term else UNSET if session is None else session
-        newest = await engine.history(chosen, None, None, limit, None)
-        by_session: dict[str | None, list[Transaction]] = {}
-        for one in newest:
-            by_session.setdefault(one.session_id, []).append(one)
-        if not by_session and session is not None:
-            raise NotFoundError(f"there is no session {session!r} in {called(store)}")
-        places = {id_: await _position(engine, id_) for id_ in by_session}
-        if as_json:
-            sessions = [
-                {
-                    "session_id": id_,
-                    "head": transaction_id(places[id_].head),
-                    "redo": transaction_id(places[id_].redo),
-                    "transactions": [transaction_data(one) for one in theirs],
-                }
-                for id_, theirs in by_session.items()
-            ]
-            print_json("log", sessions=sessions, more=len(newest) == limit)
-            return True
-        screen = Screen()
-        for number, (id_, theirs) in enumerate(by_session.items()):
-            if number:
-                screen.line("")
-            screen.line((session_name(id_), "bold"))
-            _draw(screen, theirs, places[id_])
-        if not newest:
-            screen.line("nothing has been committed")
-        elif len(newest) == limit:
-            screen.line((f"… the newest {count_of(limit, 'transaction')}; --limit shows more", "dim"))
-        return True
-
-    return functools.partial(with_store, store, work, namespace=namespace)
-
-
-def _draw(screen: Screen, transactions: Sequence[Transaction], place: Position) -> None:
-    rows = list(drawn(transactions, place.head))
-    width = max(len(gutter) for gutter, _ in rows)
-    if not place.head:
-        screen.line(("  (before the first transaction)", "dim"), ("  <- here", "bold green"))
-    for gutter, one in rows:
-        if one is None:
-            screen.line((f"  {gutter}", "dim"))
-            continue
-        here = [("  <- here", "bold green")] if one.seq == place.head else []
-        if one.seq == place.redo:
-            here.append(("  <- redo", "cyan"))
-        left = "○" in gutter
-        screen.line(
-            (f"  {gutter.ljust(width)}  ", "dim" if left else ""),
-            (f"{one.id:<8}", "dim" if left or one.operation in MOVES else "yellow"),
-            (f" {one.ts.astimezone().strftime(_TIME)} ", "dim"),
-            (f" {one.operation.value:<11}", "dim" if left else ""),
-            *_summary(one),
-            *here,
-            *_remarks(one),
-        )
-
-
-def _summary(one: Transaction) -> Iterator[tuple[str, str]]:
-    if one.operation in MOVES:
-        yield f" to {one.position or 'the beginning'}", "dim"
-        return
-    if len(one.changes) == 1:
-        yield _sign_and_name(one.changes[0])
-        return
-    signs = Counter(_sign(change) for change in one.changes)
-    for sign in "+~-":
-        if signs[sign]:
-            yield f" {sign}{signs[sign]:,}", _STYLES[sign]
-
-
-def _remarks(one: Transaction) -> Iterator[tuple[str, str]]:
-    if one.actor is not None:
-        yield f"  {text_of(one.actor)}", "cyan"
-    if one.reason is not None:
-        yield f"  {text_of(one.reason)}", "italic"
-    if one.mark is not None:
-        yield f"  #{text_of(one.mark)}", "magenta"
-
-
-def _sign(change: Change) -> str:
-    return "+" if change.before is None else "-" if change.after is None else "~"
-
-
-def _sign_and_name(change: Change) -> tuple[str, str]:
-    fact: Any = change.after or change.before
-    sign = _sign(change)
-    return f" {sign}{text_of(fact.type)} {text_of(change.fact_id)}", _STYLES[sign]
-
-
-async def _position(engine: Engine, session_id: str | None) -> Position:
-    return await engine.storage.read(engine.namespace, lambda tx: tx.position(session_id))
 
 
 def show(
@@ -238,10 +120,10 @@ def _show_fact(fact: Fact, now: Fact | None, history: Sequence[Transaction]) -> 
         )
         screen.line(
             f"    {one.id:<8}",
-            (f" {one.ts.astimezone().strftime(_TIME)} ", "dim"),
+            (f" {time_of(one)} ", "dim"),
             f" {one.operation.value:<11} {versions:<9}",
             (f" {session_name(one.session_id)}", "dim"),
-            *_remarks(one),
+            *remarks(one),
         )
 
 
@@ -250,7 +132,7 @@ def _show_transaction(one: Transaction, as_json: bool) -> None:
         print_json("show", transaction=transaction_data(one))
         return
     screen = Screen()
-    screen.whole((one.id, "bold"), f"  {one.operation.value} in {session_name(one.session_id)}", *_remarks(one))
+    screen.whole((one.id, "bold"), f"  {one.operation.value} in {session_name(one.session_id)}", *remarks(one))
     screen.whole(("  at      ", "dim"), one.ts.isoformat())
     screen.whole(("  after   ", "dim"), one.parent or "nothing")
     if one.position != one.id:
@@ -261,7 +143,7 @@ def _show_transaction(one: Transaction, as_json: bool) -> None:
 
 def _heading(change: Change) -> Parts:
     versions = f"{change.before.version if change.before else '-'} -> {change.after.version if change.after else '-'}"
-    return [_sign_and_name(change), (f"  version {versions}", "dim")]
+    return [sign_and_name(change), (f"  version {versions}", "dim")]
 
 
 def diff(

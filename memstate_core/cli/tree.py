@@ -17,6 +17,7 @@ def drawn(transactions: Sequence[Transaction], head: int) -> Iterator[tuple[str,
     """
     # What each column waits for, and whether anything above is tied to it.
     columns: list[tuple[int, bool]] = [(head, False)] if head else []
+    current = head
     for one in transactions:
         if one.operation in MOVES:
             yield _row(columns, None, "↶" if one.operation is Operation.ROLLBACK else "↷"), one
@@ -25,8 +26,9 @@ def drawn(transactions: Sequence[Transaction], head: int) -> Iterator[tuple[str,
         if here is None:
             here = len(columns)
             columns.append((one.seq, False))
-        yield _row(columns, here, "●" if here == 0 and head else "○"), one
+        yield _row(columns, here, "●" if one.seq == current else "○"), one
         parent = _seq(one.parent)
+        current = parent if one.seq == current else current
         columns[here] = parent, True
         twins = [at for at, (seq, _) in enumerate(columns) if seq == parent]
         if not parent:
@@ -36,16 +38,6 @@ def drawn(transactions: Sequence[Transaction], head: int) -> Iterator[tuple[str,
             yield _joined(columns, first, last), None
             columns[first] = parent, True
             del columns[last]
-
-
-def ancestors(transactions: Sequence[Transaction], head: int) -> set[int]:
-    """The seqs of those on the line that leads to ``head``."""
-    parents = {one.seq: _seq(one.parent) for one in transactions}
-    found = set()
-    while head in parents:
-        found.add(head)
-        head = parents[head]
-    return found
 
 
 def _seq(transaction_id: str | None) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import sys
 from pathlib import Path
@@ -41,6 +42,51 @@ def test_log_draws_the_tree(store: MemoryStore, command: Any) -> None:
     assert (chat["session_id"], chat["head"], chat["redo"]) == ("chat", "tx-5", None)
     assert [one["id"] for one in chat["transactions"]] == ["tx-5", "tx-4", "tx-3", "tx-2"]
     assert chat["transactions"][0]["changes"][0]["after"]["payload"] == {"text": "\x1b[31mred\x9b"}
+
+
+def test_log_draws_lines_that_begin_anew(store: MemoryStore, command: Any) -> None:
+    """Both from the beginning, and one that was left from the middle of another that was left."""
+    store.checkout("chat", None)
+    store.commit(Fact("note", {}, id="n4", session_id="chat"))
+    store.commit(Fact("note", {}, id="n5", session_id="chat"))
+    rows = [line.split("tx-")[0].rstrip() for line in command("log", URL, "--session", "chat").out.splitlines()]
+    assert rows == [
+        "session chat",
+        "  ●",
+        "  ●",
+        "  ↷",
+        "  ○",
+        "  │ ↶",
+        "  │ ○",
+        "  ├─╯",
+        "  ○",
+    ]
+    store.checkout("chat", "tx-3")
+    rows = [line.split("tx-")[0].rstrip() for line in command("log", URL, "--session", "chat").out.splitlines()]
+    assert rows == [
+        "session chat",
+        "    ↷",
+        "    ○",
+        "    ○",
+        "    ↷",
+        "    ○",
+        "    │ ↶",
+        "  ● │",
+        "  ├─╯",
+        "  ●",
+    ]
+
+
+def test_an_async_store_of_an_application(store: MemoryStore, command: Any) -> None:
+    for arguments in (("log",), ("show", "ada"), ("diff", "tx-1"), ("stats", "--json")):
+        one, *rest = arguments
+        words = [[one, name, *rest] for name in (URL, "tests.cli.apps:async_store")]
+        url, code = (command(*given).out for given in words)
+        if one == "stats":
+            url, code = ({**json.loads(text), "hooks": None} for text in (url, code))
+        assert code == url
+    said = command("rollback", "tests.cli.apps:async_store", "--yes", "--json")
+    assert said.data["undone"] == ["tx-6"]
 
 
 def test_show_a_fact_and_a_transaction(store: MemoryStore, command: Any) -> None:
