@@ -37,7 +37,7 @@ def add_to(app: typer.Typer) -> None:
 
 def init(
     store: Annotated[
-        str, typer.Argument(metavar="[URL]", help="sqlite:///memory.db, postgresql://… or redis://….")
+        str, typer.Argument(metavar="URL", help="sqlite:///memory.db, postgresql://… or redis://….")
     ] = "sqlite:///memory.db",
     as_json: options.Json = False,
 ) -> Callable[[], bool]:

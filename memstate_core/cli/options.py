@@ -15,7 +15,7 @@ _STORE = (
     " AsyncMemoryStore, or a function that makes one (myapp.memory:store). Default: what memstate.toml says."
 )
 
-StoreName = Annotated[str | None, typer.Argument(metavar="[STORE]", help=_STORE, show_default=False)]
+StoreName = Annotated[str | None, typer.Argument(metavar="STORE", help=_STORE, show_default=False)]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object, for programs.")]
 Namespace = Annotated[
     str | None,

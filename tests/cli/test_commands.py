@@ -77,6 +77,29 @@ def test_log_draws_lines_that_begin_anew(store: MemoryStore, command: Any) -> No
     ]
 
 
+def test_on_a_terminal_lists_are_cut_and_facts_are_whole(
+    store: MemoryStore, command: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    long = "\u732b" * 60
+    store.commit(Fact("note", {"text": long}, id="long"), reason=long)
+    piped = command("log", URL, "--limit", "1").out
+    assert long in piped
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "80")
+    shown = command("log", URL, "--limit", "1").out
+    assert "\x1b[" in shown
+    assert "\u732b\u2026" in shown
+    assert len(shown.splitlines()) == len(piped.splitlines())
+    assert long in command("show", URL, "long").out
+
+
+def test_log_of_no_such_session(store: MemoryStore, command: Any) -> None:
+    said = command("log", URL, "--session", "nobody")
+    assert (said.code, said.err) == (1, f"memstate log: NotFoundError: there is no session 'nobody' in {URL}\n")
+    assert command("log", URL, "--session", "chat", "--long-term").code == 2
+
+
 def test_an_async_store_of_an_application(store: MemoryStore, command: Any) -> None:
     for arguments in (("log",), ("show", "ada"), ("diff", "tx-1"), ("stats", "--json")):
         one, *rest = arguments
