@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import json
 from collections.abc import Sequence
@@ -11,7 +12,7 @@ from typing import Any, TypeVar
 import pytest
 import pytest_asyncio
 
-from memstate_core import UNSET, ClosedError, ConflictError, Operation
+from memstate_core import UNSET, ClosedError, ConflictError, Operation, StorageError
 from memstate_core.facts import ChangedVersions, Entry, FactChange, IndexEntry, StoredFact
 from memstate_core.filters import compile_filter, compile_order, index_entries
 from memstate_core.protocols import (
@@ -613,6 +614,11 @@ class TestTheRest(_Base):
         await raw.write(Batch(records=[RecordWrite("gone", "k", None), RecordWrite("ab", "1", None)]))
         assert await raw.ask(lambda tx: tx.collections()) == sorted(names)
         assert await Raw(raw.storage, "other").ask(lambda tx: tx.collections()) == []
+        # They are told as they are, or not at all.
+        long = "l" * 500
+        await raw.write(Batch(records=[RecordWrite(long, "k", b"x")]))
+        with contextlib.suppress(StorageError):
+            assert await raw.ask(lambda tx: tx.collections()) == sorted([*names, long])
 
     async def test_records_are_written_in_the_transaction_that_read_them(self, raw: Raw) -> None:
         async def work(tx: StorageTransaction) -> list[bytes | None]:
