@@ -59,25 +59,35 @@ async def rollback(
 ) -> Moved:
     """See :meth:`memstate_core.MemoryStore.rollback`."""
     steps = count("steps", steps)
-    target_ts = timestamp("to", to) if isinstance(to, datetime) else None
 
     async def route(tx: StorageTransaction, position: Position) -> Route:
-        if to is None:
-            up = await tx.line(position.head, limit=steps) if steps else []
-        elif target_ts is not None:
-            up = await _newer_than(tx, position.head, target_ts)
-        else:
-            seq = await resolve(tx, session_id, to, position.head)  # type: ignore[arg-type]
-            up = await tx.line(position.head, above=seq)
-            if (up[-1].parent if up else position.head) != seq:
-                raise NotFoundError(
-                    f"{_name(to)} is not behind the place where session {session_id!r} stands, so it cannot be "
-                    "rolled back to; checkout() goes to any transaction"
-                )
-        head = up[-1].parent if up else position.head
-        return Route(head, position.redo or position.head, up, ())
+        up = await behind(tx, session_id, position, steps, to)
+        return back(position, up)
 
     return await move(engine, session_id, Operation.ROLLBACK, route, on_conflict, actor, reason)
+
+
+async def behind(
+    tx: StorageTransaction, session_id: str | None, position: Position, steps: int, to: Target | None
+) -> list[Entry]:
+    """What a rollback undoes, newest first."""
+    if to is None:
+        return await tx.line(position.head, limit=steps) if steps else []
+    if isinstance(to, datetime):
+        return await _newer_than(tx, position.head, timestamp("to", to))
+    seq = await resolve(tx, session_id, to, position.head)
+    up = await tx.line(position.head, above=seq)
+    if (up[-1].parent if up else position.head) != seq:
+        raise NotFoundError(
+            f"{_name(to)} is not behind the place where session {session_id!r} stands, so it cannot be "
+            "rolled back to; checkout() goes to any transaction"
+        )
+    return up
+
+
+def back(position: Position, up: Sequence[Entry]) -> Route:
+    """The way back over transactions, to which a redo returns."""
+    return Route(up[-1].parent if up else position.head, position.redo or position.head, up, ())
 
 
 async def redo(

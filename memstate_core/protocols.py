@@ -67,7 +67,8 @@ class NewEntry(NamedTuple):
     """A transaction to be recorded; storage gives it its seq. See :class:`~memstate_core.facts.Entry`.
 
     ``head`` is where the session's head goes; None: to the new transaction itself. ``redo`` is the session's new redo
-    target.
+    target. ``seq`` asks for a seq, above all that the namespace has: what was recorded elsewhere keeps its own (0: the
+    next one).
     """
 
     session_id: str | None
@@ -79,6 +80,7 @@ class NewEntry(NamedTuple):
     parent: int
     head: int | None = None
     redo: int = 0
+    seq: int = 0
 
 
 class Claim(NamedTuple):
@@ -266,7 +268,18 @@ class StorageTransaction(Protocol):
         """The seq at which the session stood when the savepoint was set, or None."""
         ...
 
+    async def savepoints(self, known: Sequence[str | None]) -> list[Savepoint]:
+        """All savepoints. A storage that has digests in place of long session ids tells those of ``known`` sessions."""
+        ...
+
     # Records
+    async def collections(self) -> list[str]:
+        """The names of all collections that have records, in order.
+
+        :raises StorageError: the storage has digests in place of long names.
+        """
+        ...
+
     async def record(self, collection: str, key: str, *, is_new: bool = False) -> bytes | None:
         """A record, or None.
 
@@ -331,7 +344,7 @@ class StorageTransaction(Protocol):
         """Write. Called at most once in a transaction, last; a storage may put it off until the work has returned, and
         commit by it. New facts (``ordinal`` -1) get ordinals in the order of the batch.
 
-        :raises ConflictError: two facts would have one singleton place.
+        :raises ConflictError: two facts would have one singleton place, or the seq that is asked for is taken.
         :raises ClaimsLost: see :class:`Batch`.
         """
         ...

@@ -9,19 +9,12 @@ from typing import Annotated, Any, Final, NamedTuple
 import typer
 from typer.main import get_command
 
-from memstate_core.cli import demo, indexes, worker
+from memstate_core.cli import demo, indexes, log, moving, reading, transfer, worker
 
 # A mistake in the arguments. Typer used to stand on Click, and now has it within.
 _MISTAKE: Final = tuple(
     kind for kind in typer.BadParameter.__mro__ if issubclass(kind, Exception) and hasattr(kind, "format_message")
 )
-
-
-class Parsed(NamedTuple):
-    """What the arguments ask for: ``run`` does it, and returns whether all is well."""
-
-    name: str
-    run: Callable[[], bool]
 
 
 class Complaint(NamedTuple):
@@ -31,15 +24,20 @@ class Complaint(NamedTuple):
     message: str
 
 
-def parse(arguments: Sequence[str]) -> Parsed | Complaint | None:
-    """Parse a command line; None: it asked for something that has been printed by now."""
+def name_of(arguments: Sequence[str]) -> str:
+    """What a command line is called in complaints."""
+    return " ".join(("memstate", *[word for word in arguments if not word.startswith("-")][:1]))
+
+
+def parse(arguments: Sequence[str]) -> Callable[[], bool] | Complaint | None:
+    """Parse a command line: what does it, and returns whether all is well; None: all that it asked for is printed."""
     try:
         done: Any = get_command(_app()).main(list(arguments), prog_name="memstate", standalone_mode=False)
     except _MISTAKE as caught:
         error: Any = caught
         context = getattr(error, "ctx", None)
         return Complaint(context.command_path if context else "memstate", error.format_message())
-    return Parsed(f"memstate {arguments[0]}", done) if callable(done) else None
+    return done if callable(done) else None
 
 
 def _app() -> typer.Typer:
@@ -50,10 +48,11 @@ def _app() -> typer.Typer:
         show_version: Annotated[
             bool, typer.Option("--version", help="Show the version, and end.", is_eager=True, callback=_show_version)
         ] = False,
+        debug: Annotated[bool, typer.Option("--debug", help="Show where in the code an error came from.")] = False,
     ) -> None:
         """Transactional memory for AI agents."""
 
-    for family in (demo, worker, indexes):
+    for family in (demo, moving, log, reading, transfer, worker, indexes):
         family.add_to(app)
     return app
 

@@ -13,7 +13,7 @@ import typer
 from memstate_core.cli import options
 from memstate_core.cli.errors import UsageError
 from memstate_core.cli.progress import bars
-from memstate_core.cli.stores import Store, awaited, named, with_store
+from memstate_core.cli.stores import WITHOUT_HOOKS, Store, awaited, called, named, with_store
 from memstate_core.progress import Progress
 from memstate_core.recovery import Recovered
 from memstate_core.verification import Drift, Report
@@ -35,7 +35,9 @@ def add_to(app: typer.Typer) -> None:
         app.command(command.__name__, short_help=summary)(command)
 
 
-def verify(store: options.StoreName, as_json: options.Json = False, quiet: options.Quiet = False) -> Callable[[], bool]:
+def verify(
+    store: options.StoreName = None, as_json: options.Json = False, quiet: options.Quiet = False
+) -> Callable[[], bool]:
     """Compare the indexes of a store with storage, both ways, while others write.
 
     The exit code is 0 when nothing differs, 1 when something does or a hook failed, and 2 for a wrong command.
@@ -53,7 +55,9 @@ def verify(store: options.StoreName, as_json: options.Json = False, quiet: optio
     return functools.partial(_run, store, work)
 
 
-def repair(store: options.StoreName, as_json: options.Json = False, quiet: options.Quiet = False) -> Callable[[], bool]:
+def repair(
+    store: options.StoreName = None, as_json: options.Json = False, quiet: options.Quiet = False
+) -> Callable[[], bool]:
     """Bring the indexes of a store to what storage says, while others write, and show what was wrong.
 
     The exit code is 0 when nothing is wrong any more, 1 when a hook failed, and 2 for a wrong command.
@@ -72,7 +76,7 @@ def repair(store: options.StoreName, as_json: options.Json = False, quiet: optio
 
 
 def reindex(
-    store: options.StoreName,
+    store: options.StoreName = None,
     hook: Annotated[
         list[str] | None, typer.Option(metavar="NAME", help="Which hook, by its name; may be repeated (default: all).")
     ] = None,
@@ -96,7 +100,9 @@ def reindex(
     async def work(made: Store, progress: Progress) -> Callable[[], bool]:
         unknown = [name for name in hook or () if name not in made.hook_names]
         if unknown:
-            raise UsageError(f"{store} has no hook {unknown[0]!r}; it has {', '.join(map(repr, made.hook_names))}")
+            raise UsageError(
+                f"{called(store)} has no hook {unknown[0]!r}; it has {', '.join(map(repr, made.hook_names))}"
+            )
         names = hook or list(made.hook_names)
         if into is not None:
             if len(names) > 1:
@@ -147,12 +153,12 @@ def recover(
     return functools.partial(_run, store, work)
 
 
-def _run(name: str, work: Work) -> bool:
+def _run(name: str | None, work: Work) -> bool:
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.WARNING)
 
     async def checked(store: Store) -> bool:
         if not store.hook_names:
-            raise UsageError(f"{name} has no hooks, so there is no index; make the store with hooks=[…]")
+            raise UsageError(f"{called(name)} has no hooks, so there is no index; {WITHOUT_HOOKS}")
         with bars() as progress:
             tell = await work(store, progress)
         return tell()

@@ -15,7 +15,7 @@ import typer
 from memstate_core import AsyncMemoryStore
 from memstate_core.cli import options
 from memstate_core.cli.errors import UsageError
-from memstate_core.cli.stores import Store, awaited, with_store
+from memstate_core.cli.stores import Store, awaited, called, with_store
 from memstate_core.delivery import BATCH, Delivered, Lag
 from memstate_core.errors import TransientError
 from memstate_core.worker import POLL, work, work_async
@@ -24,7 +24,7 @@ _REPORT: Final = 10.0  # seconds
 
 
 class _Settings(NamedTuple):
-    store: str
+    store: str | None
     once: bool
     lag: bool
     poll: float
@@ -37,7 +37,7 @@ def add_to(app: typer.Typer) -> None:
 
 
 def worker(
-    store: options.StoreName,
+    store: options.StoreName = None,
     once: Annotated[bool, typer.Option("--once", help="Deliver what is due now, and end.")] = False,
     lag: Annotated[bool, typer.Option("--lag", help="Show how far each hook is behind, and end.")] = False,
     poll: Annotated[float, typer.Option(parser=options.seconds, metavar="S", help="Seconds between looks.")] = POLL,
@@ -64,7 +64,7 @@ def _start(settings: _Settings) -> bool:
 async def _run(store: Store, settings: _Settings) -> bool:
     if not store.has_deferred_hooks:
         raise UsageError(
-            f'{settings.store} has no deferred hook; make the store with hooks=[…] and delivery="deferred"'
+            f'{called(settings.store)} has no deferred hook; make the store with hooks=[…] and delivery="deferred"'
         )
     if settings.once:
         print(f"delivered {await awaited(store.deliver())} changes", flush=True)

@@ -35,13 +35,14 @@ from memstate_core.protocols import (
     Position,
     Record,
     RecordWrite,
+    Savepoint,
     Selection,
     Settlement,
     Work,
 )
 from memstate_core.storages._forks import tell_of_forks
 from memstate_core.storages._locks import refuse_nesting
-from memstate_core.storages._ordinals import ordinal, transaction_of
+from memstate_core.storages._ordinals import ordinal, taken_seq, transaction_of
 from memstate_core.storages._places import refuse_shared_places, shared_place
 
 T = TypeVar("T")
@@ -334,6 +335,12 @@ class _MemoryTransaction:
     async def savepoint(self, session_id: str | None, name: str) -> int | None:
         return self._data.savepoints.get((session_id, name))
 
+    async def savepoints(self, known: Sequence[str | None]) -> list[Savepoint]:
+        return [Savepoint(*place, seq) for place, seq in self._data.savepoints.items()]
+
+    async def collections(self) -> list[str]:
+        return sorted(name for name, records in self._data.records.items() if records)
+
     async def record(self, collection: str, key: str, *, is_new: bool = False) -> bytes | None:
         return self._data.records.get(collection, {}).get(key)
 
@@ -421,7 +428,10 @@ class _MemoryTransaction:
                 raise ClaimsLost
         seq = 0
         if batch.entry is not None:
-            seq = self.seq = self._next_seq
+            seq = batch.entry.seq or self._next_seq
+            if batch.entry.seq and seq <= next(reversed(self._data.entries), 0):
+                raise taken_seq(seq)
+            self.seq = max(seq, self._next_seq - 1)
         batch.seq = seq
         archive = self._data.archive
         changes: list[_Change] = []
@@ -473,7 +483,7 @@ class _MemoryTransaction:
 
 
 def _entry(new: NewEntry, seq: int, versions: tuple[ChangedVersions, ...]) -> Entry:
-    session_id, operation, actor, reason, mark, ts, parent, head, _ = new
+    session_id, operation, actor, reason, mark, ts, parent, head, _, _ = new
     return Entry(seq, session_id, parent, seq if head is None else head, operation, actor, reason, mark, ts, versions)
 
 

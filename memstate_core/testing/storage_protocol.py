@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import json
 from collections.abc import Sequence
@@ -11,7 +12,7 @@ from typing import Any, TypeVar
 import pytest
 import pytest_asyncio
 
-from memstate_core import UNSET, ClosedError, ConflictError, Operation
+from memstate_core import UNSET, ClosedError, ConflictError, Operation, StorageError
 from memstate_core.facts import ChangedVersions, Entry, FactChange, IndexEntry, StoredFact
 from memstate_core.filters import compile_filter, compile_order, index_entries
 from memstate_core.protocols import (
@@ -539,6 +540,47 @@ class TestJournal(_Base):
         await raw.write(Batch(savepoint=Savepoint("s", "name", 9)))
         assert (await at("s", "name"), await at(None, "name")) == (9, 0)
         assert await Raw(raw.storage, "other").ask(lambda tx: tx.savepoint("s", "name")) is None
+        # All there are; one is of a session with a long id.
+        long = "l" * 500
+        given = [Savepoint(long, "a", 1), Savepoint(None, "b\u20ac", 2)]
+        for one in given:
+            await raw.write(Batch(savepoint=one))
+        known = [Savepoint("s", "name", 9), Savepoint(None, "name", 0), *given]
+        found = await raw.ask(lambda tx: tx.savepoints([None, long, "t"]))
+        assert sorted(found, key=str) == sorted(known, key=str)
+        found = await raw.ask(lambda tx: tx.savepoints([]))
+        assert sorted({*found, given[0]}, key=str) == sorted(known, key=str)
+        assert await Raw(raw.storage, "other").ask(lambda tx: tx.savepoints([None, "s"])) == []
+
+    async def test_a_seq_can_be_asked_for(self, raw: Raw) -> None:
+        assert await raw.put(fact("a")) == 1
+        for seq, parent, after in ((7, 1, 8), (1000, 8, 1001)):
+            asked = Batch(entry(None, parent, seq=seq), [FactChange(None, fact(f"f{seq}"))])
+            await _with_position(raw, asked)
+            assert asked.seq == seq
+            assert await raw.ask(lambda tx: tx.position(None)) == (seq, 0, 0, False)
+            assert await raw.put(fact(f"f{after}"), parent=seq) == after
+        assert [one.seq for one in await raw.ask(lambda tx: tx.history())] == [1001, 1000, 8, 7, 1]
+        assert [one.seq for one in await raw.ask(lambda tx: tx.line(1001))] == [1001, 1000, 8, 7, 1]
+        assert [one.seq for one in await raw.ask(lambda tx: tx.history(fact_id="f1000"))] == [1000]
+        assert await raw.selected() == ["a", "f7", "f8", "f1000", "f1001"]
+        before = await raw.everything()
+        for session_id in (None, "s"):
+            with pytest.raises(ConflictError, match="transaction 1001 is taken"):
+                await _with_position(raw, Batch(entry(session_id, seq=1001), [FactChange(None, fact("b"))]))
+        assert await raw.everything() == before
+
+
+async def _with_position(raw: Raw, batch: Batch) -> None:
+    """Write as the engine does, who knows where the session stands and what the facts are."""
+
+    async def work(tx: StorageTransaction) -> None:
+        assert batch.entry is not None
+        await tx.position(batch.entry.session_id)
+        await tx.facts([change.fact_id for change in batch.changes])
+        await tx.write(batch)
+
+    await raw.storage.write(raw.namespace, work)
 
 
 class TestTheRest(_Base):
@@ -562,6 +604,21 @@ class TestTheRest(_Base):
         assert [one.key for one in await raw.ask(lambda tx: tx.scan("c", reverse=True, limit=2))] == ["c", "b"]
         assert await raw.ask(lambda tx: tx.scan("c", start="z")) == []
         assert await raw.ask(lambda tx: tx.scan("c", start="b", end="a")) == []
+
+    async def test_collections(self, raw: Raw) -> None:
+        assert await raw.ask(lambda tx: tx.collections()) == []
+        names = ["a", "b", "ab", "\u20ac", "A", "a.b"]
+        writes = [RecordWrite(name, f"{number}", b"x") for name in names for number in range(3)]
+        await raw.write(Batch(records=writes))
+        await raw.write(Batch(records=[RecordWrite("gone", "k", b"x")]))
+        await raw.write(Batch(records=[RecordWrite("gone", "k", None), RecordWrite("ab", "1", None)]))
+        assert await raw.ask(lambda tx: tx.collections()) == sorted(names)
+        assert await Raw(raw.storage, "other").ask(lambda tx: tx.collections()) == []
+        # They are told as they are, or not at all.
+        long = "l" * 500
+        await raw.write(Batch(records=[RecordWrite(long, "k", b"x")]))
+        with contextlib.suppress(StorageError):
+            assert await raw.ask(lambda tx: tx.collections()) == sorted([*names, long])
 
     async def test_records_are_written_in_the_transaction_that_read_them(self, raw: Raw) -> None:
         async def work(tx: StorageTransaction) -> list[bytes | None]:

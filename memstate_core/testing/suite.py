@@ -28,6 +28,7 @@ from memstate_core.testing.schemas import TestMigrations, TestRegisteredAgain, T
 from memstate_core.testing.state_machine import TestStateMachine
 from memstate_core.testing.storage_faults import TestStorageFaults
 from memstate_core.testing.storage_protocol import TestAtomicity, TestFacts, TestJournal, TestSelect, TestTheRest
+from memstate_core.testing.transferring import TestTransfer
 from memstate_core.testing.values import TestModels, TestValues
 from memstate_core.testing.verifying import TestVerify, TestVerifyBesideWriters
 from memstate_core.testing.writing import (
@@ -89,6 +90,7 @@ __all__ = [
     "TestStateMachine",
     "TestStorageFaults",
     "TestTheRest",
+    "TestTransfer",
     "TestUpdate",
     "TestValues",
     "TestVerify",

@@ -14,9 +14,9 @@ import pytest
 
 from memstate_core import Fact, MemoryStore
 from memstate_core._bridge import run
-from memstate_core.cli.main import main
 from memstate_core.protocols import Batch, Claim
 from tests.cli import apps
+from tests.cli.saying import Said
 
 ROOT = Path(__file__).parents[2]
 SYNC, ASYNC = "tests.cli.apps:store", "tests.cli.apps:async_store"
@@ -36,14 +36,6 @@ def store() -> MemoryStore:
     for number in range(15):
         store.commit(Fact("note", {"text": f"{number}"}, id=f"n{number}"))
     return store
-
-
-class Said:
-    """What a command came to."""
-
-    def __init__(self, capsys: pytest.CaptureFixture[str], *arguments: str) -> None:
-        self.code = main(list(arguments))
-        self.out, self.err = capsys.readouterr()
 
 
 @pytest.fixture
@@ -170,7 +162,7 @@ class TestMisuse:
         assert (said.code, said.out) == (2, "")
         assert said.err == (
             f"memstate {one}: tests.cli.apps:bare_store has no hooks, so there is no index; "
-            "make the store with hooks=[…]\n"
+            "make the store with hooks=[…], or name its hooks in memstate.toml\n"
         )
 
     @pytest.mark.parametrize(

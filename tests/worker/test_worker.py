@@ -194,7 +194,9 @@ def test_options_are_checked(option: str) -> None:
     assert "is not a " in ended.stderr
 
 
-def test_an_error_of_the_users_own_code_is_shown_whole() -> None:
+def test_an_error_of_the_users_own_code_is_one_line_and_shown_whole_for_debugging() -> None:
     ended = worker("tests.worker.apps:broken")
     assert ended.returncode == 1
-    assert "in broken" in ended.stderr
+    assert ended.stderr.startswith("memstate worker: ModuleNotFoundError: ")
+    assert ended.stderr.count("\n") == 1
+    assert "in broken" in worker("tests.worker.apps:broken", "--debug").stderr

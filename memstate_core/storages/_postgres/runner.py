@@ -32,6 +32,7 @@ from memstate_core.facts import StoredFact
 from memstate_core.protocols import Batch, ClaimsLost, Work
 from memstate_core.storages._known_records import KnownRecords
 from memstate_core.storages._locks import refuse_nesting
+from memstate_core.storages._ordinals import taken_seq
 from memstate_core.storages._places import shared_place
 from memstate_core.storages._postgres import statements as sql
 from memstate_core.storages._postgres.connections import IDLE, Port, Rows, Source, is_lost
@@ -45,6 +46,7 @@ from memstate_core.storages._postgres.tables import (
     FACTS,
     NAMESPACES,
     SESSIONS,
+    TRANSACTIONS,
     WRITES,
     in_schema,
     key_of,
@@ -436,6 +438,8 @@ class Runner:
                 raise _Lost(tx, result, token, latest, error, began) from error
             await lease.roll_back()
             self._forget(namespace, tx)
+            if batch.entry is not None and batch.entry.seq and error.diag.table_name == TRANSACTIONS.name:
+                raise taken_seq(batch.entry.seq) from error
             word = _word_of(error)
             if word == CLAIMS:
                 raise ClaimsLost from None

@@ -205,6 +205,12 @@ SAVEPOINT: Final = compiled(
         SAVEPOINTS.c.name == _value("name"),
     )
 )
+SAVEPOINTS_OF: Final = compiled(
+    sa.select(SAVEPOINTS.c.session, SAVEPOINTS.c.name, SAVEPOINTS.c.seq).where(_of_namespace(SAVEPOINTS))
+)
+COLLECTIONS: Final = compiled(
+    sa.select(RECORDS.c.collection).where(_of_namespace(RECORDS)).distinct().order_by(RECORDS.c.collection)
+)
 _RECORDS: Final = sa.select(RECORDS.c.key, RECORDS.c.value).where(
     _of_namespace(RECORDS), RECORDS.c.collection == _value("collection")
 )

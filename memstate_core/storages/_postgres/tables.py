@@ -40,6 +40,11 @@ def key_of(text: str) -> str:
     return _HASHED + hashlib.sha256(text.encode()).hexdigest()
 
 
+def is_digest(key: str) -> bool:
+    """Whether a key is the hash of a long text, which it does not tell."""
+    return key.startswith(_HASHED)
+
+
 def session_key(session_id: str | None) -> str:
     """A session id as a key that is never NULL: NULLs are distinct from each other in a primary key."""
     return "" if session_id is None else key_of(f"={session_id}")

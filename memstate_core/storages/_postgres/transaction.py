@@ -11,9 +11,10 @@ from typing import Any, Final
 from psycopg.types.numeric import Int8
 from pydantic_core import from_json, to_json
 
+from memstate_core.errors import StorageError
 from memstate_core.facts import UNSET, ChangedVersions, Entry, IndexEntry, StoredFact, Unset
 from memstate_core.filters import ABSENT, BOOLEAN, NULL, STRING, Range, encodes, sort_facts
-from memstate_core.protocols import Batch, Claim, Delivery, Lane, LaneState, Position, Record, Selection
+from memstate_core.protocols import Batch, Claim, Delivery, Lane, LaneState, Position, Record, Savepoint, Selection
 from memstate_core.storages._known_records import KnownRecords, Place
 from memstate_core.storages._places import refuse_shared_places
 from memstate_core.storages._postgres import outbox
@@ -29,7 +30,7 @@ from memstate_core.storages._postgres.fact_writes import (
 )
 from memstate_core.storages._postgres.parts import Ground
 from memstate_core.storages._postgres.positions import Positions
-from memstate_core.storages._postgres.tables import Statement, in_schema, key_of, session_key
+from memstate_core.storages._postgres.tables import Statement, in_schema, is_digest, key_of, session_key
 
 Ask = Callable[[str, Sequence[Any]], Awaitable[Rows]]
 
@@ -257,6 +258,16 @@ class ReadTransaction:
         rows = await self._ask(sql.SAVEPOINT, session=session_key(session_id), name=name)
         return rows[0][0] if rows else None
 
+    async def savepoints(self, known: Sequence[str | None]) -> list[Savepoint]:
+        whose = {session_key(session_id): session_id for session_id in known}
+        found = []
+        for session, name, seq in await self._ask(sql.SAVEPOINTS_OF):
+            if session in whose:
+                found.append(Savepoint(whose[session], name, seq))
+            elif not is_digest(session):
+                found.append(Savepoint(session[1:] if session else None, name, seq))
+        return found
+
     # The outbox
 
     async def lanes(self) -> list[LaneState]:
@@ -273,6 +284,15 @@ class ReadTransaction:
         raise TypeError("take_lane() was called in a transaction that only reads")
 
     # Records, claims and definitions
+
+    async def collections(self) -> list[str]:
+        names = [row[0] for row in await self._ask(sql.COLLECTIONS)]
+        if any(map(is_digest, names)):
+            raise StorageError(
+                "there is a collection of records whose name is longer than 200 bytes, and PostgresStorage keeps only "
+                "a digest of it; collections cannot be listed"
+            )
+        return names
 
     async def record(self, collection: str, key: str, *, is_new: bool = False) -> bytes | None:
         rows = await self._ask(sql.RECORD, collection=key_of(collection), key=key)

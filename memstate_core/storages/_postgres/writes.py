@@ -32,6 +32,7 @@ from memstate_core.storages._postgres.tables import name_of, session_key
 _T: Final = name_of(tables.TRANSACTIONS)
 _S: Final = name_of(tables.SESSIONS)
 _C: Final = name_of(tables.CLAIMS)
+_SEQUENCE: Final = f"CAST(pg_get_serial_sequence($name${_T}$name$, 'seq') AS regclass)"
 
 
 def statement_of(
@@ -90,6 +91,7 @@ def _common(
     new = batch.entry
     if (
         new is None
+        or new.seq
         or not latest
         or len(batch.changes) != 1
         or batch.restores
@@ -120,7 +122,7 @@ def _common(
     text = _texts.get(shape)
     if text is None:
         text = _texts[shape] = _built(batch, namespace, token, ground, latest, shared=shared)[0]
-    session_id, operation, actor, reason, mark, ts, parent, head, redo = new
+    session_id, operation, actor, reason, mark, ts, parent, head, redo, _ = new
     changes = ((after.id, 0 if before is None else before.version, after.version),)
     values: list[Any] = [
         namespace,
@@ -207,11 +209,19 @@ def _write_entry(made: WriteStatement, batch: Batch, token: str, latest: int) ->
             (to_json(changes).decode(), "text"),
         )
     )
-    made.part(
-        "entry",
-        f"INSERT INTO {_T} (namespace, token, session_id, parent, head, operation, actor, reason, mark, ts, changes) "
-        f"SELECT $1, {given}{' FROM gate' if latest else ''} RETURNING seq",
-    )
+    columns = "namespace, token, session_id, parent, head, operation, actor, reason, mark, ts, changes"
+    values = f"$1, {given}"
+    sources = ["gate"] if latest else []
+    if new.seq:
+        # What gives out seqs is moved on, by what it does itself: so it never goes back, whoever asks it meanwhile.
+        seq = made.value(new.seq, "bigint")
+        sources.append(
+            f"(SELECT count(nextval(s)) AS n FROM (SELECT {_SEQUENCE} AS s) q, "
+            f"generate_series(coalesce(pg_sequence_last_value(s), 0) + 1, {seq})) skipped"
+        )
+        columns, values = f"seq, {columns}", f"{seq} + 0 * skipped.n, {values}"
+    source = f" FROM {', '.join(sources)}" if sources else ""
+    made.part("entry", f"INSERT INTO {_T} ({columns}) SELECT {values}{source} RETURNING seq")
     head = "e.seq" if new.head is None else made.value(new.head, "bigint")
     redo = made.value(new.redo, "bigint")
     if latest:

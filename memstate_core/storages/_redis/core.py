@@ -21,7 +21,7 @@ from redis import exceptions
 
 from memstate_core.errors import ClosedError, ConflictError, StorageError, UnavailableError
 from memstate_core.protocols import Batch, ClaimsLost, Work
-from memstate_core.storages._ordinals import ordinal
+from memstate_core.storages._ordinals import ordinal, taken_seq
 from memstate_core.storages._places import shared_place
 from memstate_core.storages._redis.errors import is_lost, is_no_script, is_passing, is_read_only, translated
 from memstate_core.storages._redis.known import Holder, Known, Namespaces, Slot
@@ -178,6 +178,10 @@ class Core:
             return True
         if verdict == "lost":
             raise ClaimsLost
+        if verdict == "numbered":
+            assert tx.batch is not None
+            assert tx.batch.entry is not None
+            raise taken_seq(tx.batch.entry.seq)
         if verdict == "taken":
             place, first, second = json.loads(rest)
             raise shared_place(place[1:], first, second)

@@ -118,6 +118,8 @@ def _put_batch(plan: dict[str, Any], batch: Batch, tx: RedisTransaction) -> list
             entry.mark or "",
             len(bodies[-1]),
         )
+        if entry.seq:
+            plan["seq"] = entry.seq
     if batch.savepoint is not None:
         session_id, name, seq = batch.savepoint
         plan["savepoint"] = savepoint_field(session_id, name), hex_of(seq)

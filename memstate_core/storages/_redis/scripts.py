@@ -258,6 +258,18 @@ if seq > 0 then answer[2] = string.format('%.0f', seq + 1) end
 return answer
 """)
 
+# KEYS meta, index. ARGV the bound to begin at, how many. Names of collections, from one to the next.
+COLLECTIONS: Final = Script("""
+local low, names = ARGV[1], {}
+while #names < tonumber(ARGV[2]) do
+    local member = redis.call('ZRANGEBYLEX', KEYS[2], low, '(s', 'LIMIT', 0, 1)[1]
+    if not member then break end
+    names[#names + 1] = string.match(member, '^r([^%z]*)')
+    low = '[r' .. names[#names] .. '\\1'
+end
+return {redis.call('HGET', KEYS[1], 'stamp') or '0', names}
+""")
+
 # KEYS meta, records, index. ARGV bounds, how many, how many bytes, '1' for backwards. The bound to go on from, pairs of
 # key and value.
 SCAN: Final = Script("""

@@ -8,7 +8,7 @@ from typing import Any, Final, Protocol, TypeVar
 from memstate_core.facts import UNSET, Entry, IndexEntry, StoredFact, Unset
 from memstate_core.filters import Range, sort_facts
 from memstate_core.intents import matches
-from memstate_core.protocols import Batch, Claim, Delivery, Lane, LaneState, Position, Record, Selection
+from memstate_core.protocols import Batch, Claim, Delivery, Lane, LaneState, Position, Record, Savepoint, Selection
 from memstate_core.storages._known_records import LONGEST, Place
 from memstate_core.storages._places import refuse_shared_places
 from memstate_core.storages._redis import outbox, scripts
@@ -484,6 +484,16 @@ class RedisTransaction:
         (raw,) = await self._fields(self._keys.meta, [savepoint_field(session_id, name)])
         return None if raw is None else int(raw, 16)
 
+    async def savepoints(self, known: Sequence[str | None]) -> list[Savepoint]:
+        self.strict = True
+        (answer,) = await self._ask(scripts.WHOLE, (self._keys.meta, self._keys.meta))
+        found = []
+        for field, raw in zip(answer[::2], answer[1::2], strict=True):
+            if field[:1] == b"p":
+                session, _, name = field.decode()[1:].partition("\0")
+                found.append(Savepoint(session[1:] if session else None, name, int(raw, 16)))
+        return found
+
     # The outbox
 
     async def lanes(self) -> list[LaneState]:
@@ -610,6 +620,17 @@ class RedisTransaction:
             scripts.SCAN, (keys.meta, keys.records, keys.index), *bounds, count, room, int(reverse)
         )
         return following, [Record(pairs[place].decode(), pairs[place + 1]) for place in range(0, len(pairs), 2)]
+
+    async def collections(self) -> list[str]:
+        self.strict = True
+        found: list[str] = []
+        bound = b"[r"
+        while True:
+            names = (await self._ask(scripts.COLLECTIONS, (self._keys.meta, self._keys.index), bound, _COUNT))[0]
+            found += [name.decode() for name in names]
+            if len(names) < _COUNT:
+                return found
+            bound = b"[r" + names[-1] + b"\x01"
 
     async def claims(self, keys: Sequence[str] | None = None) -> list[Claim]:
         raws: list[bytes | None]

@@ -12,6 +12,7 @@ all the rest), and the values of records. The answer is one text:
 ``ok seq claims stamp``    written (or verified, when there was nothing to write)
 ``stale``                  something is not as it was assumed to be
 ``lost``                   the claims to be dropped are not as many as they were, or the lane is another one's
+``numbered``               the seq that the transaction is to have is taken, or one above it
 ``taken [place, id, id]``  two facts would have one singleton place
 ``locked``, ``unlocked``   another one has the lock; ours has ended
 ``format n``               the namespace has another format than ours
@@ -103,6 +104,7 @@ if settled and string.match(redis.call('HGET', lanes, settled.lane) or '', '^[^%
     return answer('lost')
 end
 if plan.stamp and (now[2] or '0') ~= plan.stamp then return answer('stale') end
+if plan.seq and plan.seq <= tonumber(now[3] or 0) then return answer('numbered') end
 if plan.generation and tonumber(now[4] or 0) ~= plan.generation then return answer('stale') end
 if plan.unclaimed and claimed > 0 then return answer('stale') end
 if plan.claims and claimed ~= plan.claims then return answer('stale') end
@@ -214,7 +216,7 @@ for i = 14, #KEYS do redis.call('XLEN', KEYS[i]) end
 -- Write
 
 local stamp = string.format('%.0f', tonumber(now[2] or 0) + 1)
-local number = tonumber(now[3] or 0) + 1
+local number = plan.seq or tonumber(now[3] or 0) + 1
 local seq = string.format('%011x', number)
 local by = plan.entry and seq or string.format('%011x', 0)
 local fields, added, gone = {'stamp', stamp}, {}, {}

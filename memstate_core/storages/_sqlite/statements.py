@@ -91,9 +91,9 @@ CHANGED_BY: Final = """
 """
 INSERT_TRANSACTION: Final = """
     INSERT INTO memstate_transactions
-        (namespace, session_id, previous, parent, head, operation, actor, reason, mark, ts, changes)
+        (seq, namespace, session_id, previous, parent, head, operation, actor, reason, mark, ts, changes)
     VALUES (
-        ?, ?, coalesce((SELECT latest FROM memstate_sessions WHERE namespace = ? AND session = ?), 0),
+        ?, ?, ?, coalesce((SELECT latest FROM memstate_sessions WHERE namespace = ? AND session = ?), 0),
         ?, ?, ?, ?, ?, ?, ?, ?
     )
 """
@@ -115,4 +115,15 @@ SELECT_OF_SESSION: Final = f"""
     )
     SELECT {ENTRY} FROM past CROSS JOIN memstate_transactions t ON t.seq = past.seq
     WHERE t.seq < ? ORDER BY t.seq DESC LIMIT ?
+"""
+
+# From one to the next, since a collection may have many records.
+SELECT_COLLECTIONS: Final = """
+    WITH RECURSIVE found (name) AS (
+        SELECT min(collection) FROM memstate_records WHERE namespace = ?
+        UNION ALL
+        SELECT (SELECT min(collection) FROM memstate_records r WHERE r.namespace = ? AND r.collection > found.name)
+        FROM found WHERE found.name IS NOT NULL
+    )
+    SELECT name FROM found WHERE name IS NOT NULL
 """

@@ -11,7 +11,19 @@ from pydantic_core import from_json
 
 from memstate_core.facts import UNSET, ChangedVersions, Entry, IndexEntry, StoredFact, Unset
 from memstate_core.filters import Range, sort_facts
-from memstate_core.protocols import Batch, Claim, ClaimsLost, Delivery, Lane, LaneState, Position, Record, Selection
+from memstate_core.protocols import (
+    Batch,
+    Claim,
+    ClaimsLost,
+    Delivery,
+    Lane,
+    LaneState,
+    Position,
+    Record,
+    Savepoint,
+    Selection,
+)
+from memstate_core.storages._ordinals import taken_seq
 from memstate_core.storages._places import refuse_shared_places
 from memstate_core.storages._sqlite import outbox
 from memstate_core.storages._sqlite import statements as sql
@@ -235,6 +247,15 @@ class SQLiteTransaction:
         ).fetchone()
         return None if row is None else row[0]
 
+    async def savepoints(self, known: Sequence[str | None]) -> list[Savepoint]:
+        rows = self._execute(
+            "SELECT session, name, seq FROM memstate_savepoints WHERE namespace = ?", (self._namespace,)
+        )
+        return [Savepoint(session[1:] if session else None, name, seq) for session, name, seq in rows]
+
+    async def collections(self) -> list[str]:
+        return [row[0] for row in self._execute(sql.SELECT_COLLECTIONS, (self._namespace,) * 2)]
+
     async def record(self, collection: str, key: str, *, is_new: bool = False) -> bytes | None:
         row = self._execute(sql.SELECT_RECORD, (self._namespace, collection, key)).fetchone()
         return None if row is None else row[0]
@@ -359,9 +380,12 @@ class SQLiteTransaction:
             for change in batch.changes
         ]
         session = _session_key(entry.session_id)
+        if entry.seq and self._execute("SELECT 1 FROM memstate_transactions WHERE seq = ?", (entry.seq,)).fetchone():
+            raise taken_seq(entry.seq)
         seq = self._execute(
             sql.INSERT_TRANSACTION,
             (
+                entry.seq or None,
                 self._namespace,
                 entry.session_id,
                 self._namespace,

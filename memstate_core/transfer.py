@@ -1,0 +1,381 @@
+"""A namespace as lines of JSON, and back: everything, so that the copy answers and goes back as the original does.
+
+The lines are, in this order: a header; what each type demands; the journal, oldest first, each transaction with the
+versions of facts that it made; savepoints; records; and a last line that says how much there was. Transactions keep
+their seqs, since records and people refer to them. Singleton places and index entries are not among it: they follow
+from the rest.
+
+Claims and outboxes are left out: what they are about is a process, or an index, of the original.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import functools
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Final, NamedTuple
+
+from pydantic_core import from_json
+
+from memstate_core.errors import ConflictError, ValidationFailed
+from memstate_core.facts import (
+    Entry,
+    FactChange,
+    Operation,
+    StoredFact,
+    new_id,
+    transaction_id,
+)
+from memstate_core.protocols import (
+    Batch,
+    NewEntry,
+    RecordWrite,
+    Savepoint,
+    Storage,
+    StorageTransaction,
+)
+from memstate_core.schemas import Definition, describe
+from memstate_core.storages._ordinals import transaction_of
+
+FORMAT: Final = 1
+
+# A namespace into which an import has begun has this record until it is complete.
+_UNFINISHED: Final = ("memstate.import", "unfinished")
+
+_PAGE: Final = 500
+_RECORD_BYTES: Final = 1 << 20
+
+# They bring back versions that were made before, and make none.
+_RESTORING: Final = (Operation.ROLLBACK, Operation.REDO, Operation.CHECKOUT, Operation.REPLAY)
+
+Line = dict[str, Any]
+# How much of the journal is done, and how much there is.
+Progress = Callable[[int, int], None]
+
+
+class Imported(NamedTuple):
+    """What an import came to.
+
+    ``counts`` by kind. ``resumed`` is the transaction behind which it went on (None: it did not). ``undemanded`` are
+    the types of which there are facts in an older form than their schema's, which only the code that upgrades them can
+    read: what their schemas demand holds again when that code has opened the store.
+    """
+
+    counts: Mapping[str, int]
+    resumed: str | None
+    undemanded: tuple[str, ...]
+
+
+async def unfinished(storage: Storage, namespace: str) -> bool:
+    """Whether an import into a namespace has begun, and was not completed."""
+    return await storage.read(namespace, lambda tx: tx.record(*_UNFINISHED)) is not None
+
+
+# Exporting
+
+
+async def export_namespace(
+    storage: Storage,
+    namespace: str,
+    write: Callable[[Line], None],
+    begin: Callable[[], None],
+    progress: Progress = lambda done, total: None,
+) -> Mapping[str, int]:
+    """Write all of a namespace, as of one moment; returns how much of each kind there was.
+
+    ``begin`` is called before the first line, and again when all must be written anew: a storage may find out late that
+    it has not seen one moment.
+
+    :raises ConflictError: an import into the namespace is not complete.
+    """
+
+    async def work(tx: StorageTransaction) -> Mapping[str, int]:
+        begin()
+        return await _export(tx, namespace, write, progress)
+
+    return await storage.read(namespace, work, snapshot=True)
+
+
+async def _export(
+    tx: StorageTransaction, namespace: str, write: Callable[[Line], None], progress: Progress
+) -> Mapping[str, int]:
+    if await tx.record(*_UNFINISHED) is not None:
+        raise ConflictError(f"an import into namespace {namespace!r} is not complete; import again to go on with it")
+    counts: Counter[str] = Counter(transactions=0, facts=0, savepoints=0, records=0)
+    newest = await tx.history(limit=1)
+    last = newest[0].seq if newest else 0
+    write({"memstate": FORMAT, "export": new_id(), "namespace": namespace, "last": last})
+    for typename, text in sorted((await tx.definitions()).items()):
+        write({"definition": typename, "text": text})
+    ends: dict[str | None, tuple[int, int]] = {}
+    for start in range(1, last + 1, _PAGE):
+        found = await tx.entries(range(start, min(start + _PAGE, last + 1)))
+        entries = [found[seq] for seq in sorted(found)]
+        made = [(one.fact_id, one.after) for entry in entries for one in entry.changes if one.after and _makes(entry)]
+        images = await tx.versions(made) if made else {}
+        for entry in entries:
+            if entry.session_id not in ends:
+                latest = (await tx.history(session_id=entry.session_id, limit=1))[0].seq
+                ends[entry.session_id] = latest, (await tx.position(entry.session_id)).redo
+            latest, redo = ends[entry.session_id]
+            facts = [images[one.fact_id, one.after] for one in entry.changes if one.after and _makes(entry)]
+            write(_line_of_entry(entry, redo if latest == entry.seq else 0, facts))
+            counts["transactions"] += 1
+            counts["facts"] += len(facts)
+        progress(min(start + _PAGE, last), last)
+    for session_id, name, seq in sorted(await tx.savepoints(list(ends)), key=str):
+        write({"savepoint": name, "session_id": session_id, "seq": seq})
+        counts["savepoints"] += 1
+    for collection in await tx.collections():
+        start_key: str | None = None
+        while True:
+            records = await tx.scan(collection, start=start_key, limit=_PAGE + 1)
+            for key, value in records[:_PAGE]:
+                write({"record": collection, "key": key, "value": base64.b64encode(value).decode()})
+                counts["records"] += 1
+            if len(records) <= _PAGE:
+                break
+            start_key = records[_PAGE].key
+    write({"end": dict(counts)})
+    return counts
+
+
+def _makes(entry: Entry) -> bool:
+    """Whether a transaction makes versions; others bring them back."""
+    return entry.operation not in _RESTORING
+
+
+def _line_of_entry(entry: Entry, redo: int, facts: Iterable[StoredFact]) -> Line:
+    line: Line = {"transaction": entry.seq}
+    for name in ("session_id", "parent", "operation", "actor", "reason", "mark", "ts"):
+        value = getattr(entry, name)
+        if value is not None:
+            line[name] = value
+    if entry.head != entry.seq:
+        line["head"] = entry.head
+    if redo:
+        line["redo"] = redo
+    line["changes"] = entry.changes
+    line["facts"] = [_line_of_fact(fact) for fact in facts]
+    return line
+
+
+def _line_of_fact(fact: StoredFact) -> Line:
+    line = {name: value for name, value in fact._asdict().items() if value is not None}
+    line["ephemeral"] = bool(fact.ephemeral)
+    line.pop("singleton", None)
+    # A reader sees an object; what would come back in another way stays text.
+    with contextlib.suppress(ValueError, RecursionError):
+        payload = json.loads(fact.payload)
+        if _dumped(payload) == fact.payload:
+            line["payload"] = payload
+    return line
+
+
+def _dumped(payload: Any) -> str:
+    return json.dumps(payload, ensure_ascii=False, separators=(",", ":"))
+
+
+# Importing
+
+
+async def import_namespace(
+    storage: Storage, namespace: str, lines: Iterable[Line], progress: Progress = lambda done, total: None
+) -> Imported:
+    """Record what :func:`export_namespace` wrote, in an empty namespace.
+
+    Whoever reads meanwhile sees what is there already. When it was interrupted, the same lines again go on behind what
+    is there; until then :func:`unfinished` says so.
+
+    :raises ConflictError: the namespace is not empty, or numbers of transactions are taken by other namespaces.
+    :raises ValidationFailed: the lines are not an export, or not all of one.
+    """
+    lines = iter(lines)
+    header = next(lines, {})
+    if header.get("memstate") != FORMAT:
+        found = header.get("memstate")
+        raise ValidationFailed(
+            f"this is an export of format {found!r}, and this MemState reads {FORMAT}; upgrade memstate"
+            if found is not None
+            else "this is no export: its first line is not the header that memstate export writes"
+        )
+    done = await _begin(storage, namespace, header["export"])
+    importing = _Import(storage, namespace, done, header["last"], progress)
+    for number, line in enumerate(lines, start=2):
+        try:
+            if await importing.take(line):
+                return await importing.finish(line["end"])
+        except (KeyError, TypeError, ValueError) as error:
+            if isinstance(error, ValidationFailed):
+                raise
+            raise ValidationFailed(f"line {number} is not what memstate export writes: {error!r}") from error
+    raise ValidationFailed(
+        "the export is not complete: its last line is missing. What there is of it has been imported; import the whole "
+        "of it to go on"
+    )
+
+
+async def _begin(storage: Storage, namespace: str, export: str) -> int:
+    """Say in the namespace that an import has begun; returns the seq up to which it was done before."""
+
+    async def work(tx: StorageTransaction) -> int:
+        newest = await tx.history(limit=1)
+        mark = await tx.record(*_UNFINISHED)
+        if mark is None or mark.decode() != export:
+            if mark is None and (newest or await tx.collections()):
+                raise ConflictError(
+                    f"namespace {namespace!r} is not empty; an export is imported into an empty one, "
+                    "so name another namespace or another database"
+                )
+            if newest or await tx.collections() not in ([], [_UNFINISHED[0]]):
+                raise ConflictError(
+                    f"namespace {namespace!r} has a part of another export; go on with that one, "
+                    "or name another namespace or another database"
+                )
+            await tx.write(Batch(records=[RecordWrite(*_UNFINISHED, export.encode())]))
+        return newest[0].seq if newest else 0
+
+    return await storage.write(namespace, work)
+
+
+class _Import:
+    def __init__(self, storage: Storage, namespace: str, done: int, last: int, progress: Progress) -> None:
+        self._storage = storage
+        self._namespace = namespace
+        self._done = done
+        self._last = last
+        self._progress = progress
+        self._counts: Counter[str] = Counter(transactions=0, facts=0, savepoints=0, records=0)
+        self._definitions: dict[str, Definition] = {}
+        self._texts: dict[str, str] = {}
+        self._outgrown: dict[str, None] = {}
+        self._records: list[RecordWrite] = []
+        self._bytes = 0
+
+    async def take(self, line: Line) -> bool:
+        """Record what a line says; whether it is the last one."""
+        if "transaction" in line:
+            await self._take_transaction(line)
+        elif "record" in line:
+            value = base64.b64decode(line["value"], validate=True)
+            self._records.append(RecordWrite(line["record"], line["key"], value))
+            self._bytes += len(value)
+            self._counts["records"] += 1
+            if self._bytes > _RECORD_BYTES or len(self._records) == _PAGE:
+                await self._put_records()
+        elif "savepoint" in line:
+            savepoint = Savepoint(line["session_id"], line["savepoint"], line["seq"])
+            await self._storage.write(self._namespace, lambda tx: tx.write(Batch(savepoint=savepoint)))
+            self._counts["savepoints"] += 1
+        elif "definition" in line:
+            self._texts[line["definition"]] = line["text"]
+            self._definitions[line["definition"]] = Definition.from_text(line["text"])
+        elif "end" in line:
+            return True
+        else:
+            raise ValueError(f"it says {', '.join(map(repr, line))}")
+        return False
+
+    async def _take_transaction(self, line: Line) -> None:
+        seq = line["transaction"]
+        facts = {(fact.id, fact.version): fact for fact in map(_fact_of, line["facts"])}
+        for fact in facts.values():
+            definition = self._definitions.get(fact.type)
+            if definition is not None and fact.schema_version < definition.schema_version:
+                self._outgrown[fact.type] = None
+        self._counts["transactions"] += 1
+        self._counts["facts"] += len(facts)
+        if seq <= self._done:
+            return
+        new = NewEntry(
+            line.get("session_id"),
+            Operation(line["operation"]),
+            line.get("actor"),
+            line.get("reason"),
+            line.get("mark"),
+            line["ts"],
+            line["parent"],
+            line.get("head"),
+            line.get("redo", 0),
+            seq,
+        )
+        restores = new.operation in _RESTORING
+
+        async def work(tx: StorageTransaction) -> None:
+            position = await tx.position(new.session_id)
+            now = await tx.facts([fact_id for fact_id, _, _ in line["changes"]])
+            versions = {id_: fact.version for id_, fact in now.items()}
+            if position.head != new.parent or any(
+                versions.get(fact_id, 0) != before for fact_id, before, _ in line["changes"]
+            ):
+                raise ConflictError(
+                    f"transaction {transaction_id(seq)} does not follow what namespace {self._namespace!r} has; "
+                    "somebody has written to it. Import into an empty namespace"
+                )
+            wanted = [(fact_id, after) for fact_id, _, after in line["changes"] if after]
+            images = await tx.versions(wanted) if restores and wanted else facts
+            changes = [
+                FactChange(now.get(fact_id), images[fact_id, after] if after else None)
+                for fact_id, _, after in line["changes"]
+            ]
+            await tx.write(Batch(new, [_placed(change, seq) for change in changes], restores=restores))
+
+        await self._storage.write(self._namespace, work)
+        self._progress(seq, self._last)
+
+    async def _put_records(self) -> None:
+        if self._records:
+            batch = Batch(records=self._records)
+            await self._storage.write(self._namespace, lambda tx: tx.write(batch))
+        self._records, self._bytes = [], 0
+
+    async def finish(self, counts: Mapping[str, int]) -> Imported:
+        """What the types demand holds from here on, and the import is complete: one transaction."""
+        await self._put_records()
+        if dict(counts) != self._counts:
+            raise ValidationFailed(
+                f"the export is not complete: it should have {dict(counts)}, and has {dict(self._counts)}; export again"
+            )
+        demanded = {name: one for name, one in self._definitions.items() if name not in self._outgrown}
+
+        async def work(tx: StorageTransaction) -> None:
+            for typename, definition in demanded.items():
+                if definition.indexed:
+                    await tx.reindex(typename, functools.partial(_described, definition))
+            texts = {typename: self._texts[typename] for typename in demanded}
+            await tx.write(Batch(definitions=texts, records=[RecordWrite(*_UNFINISHED, None)]))
+
+        await self._storage.write(self._namespace, work)
+        return Imported(counts, transaction_id(self._done), tuple(self._outgrown))
+
+
+def _placed(change: FactChange, seq: int) -> FactChange:
+    """A change whose fact gets its ordinal from storage if the transaction makes it."""
+    after = change.after
+    if after is None or transaction_of(after.ordinal) != seq:
+        return change
+    return FactChange(change.before, after._replace(ordinal=-1))
+
+
+def _described(definition: Definition, fact: StoredFact) -> Any:
+    return describe(definition, fact.type, from_json(fact.payload), fact.session_id)
+
+
+def _fact_of(line: Line) -> StoredFact:
+    payload = line["payload"]
+    return StoredFact(
+        line["id"],
+        line["type"],
+        payload if isinstance(payload, str) else _dumped(payload),
+        line.get("source"),
+        line.get("session_id"),
+        line["ts"],
+        line["version"],
+        line["ephemeral"],
+        line["schema_version"],
+        None,
+        line["ordinal"],
+    )

@@ -1,0 +1,1 @@
+from memstate_core.testing.transferring import *  # noqa: F403
