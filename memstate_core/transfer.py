@@ -16,6 +16,7 @@ import functools
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
+from datetime import datetime
 from typing import Any, Final, NamedTuple
 
 from pydantic_core import from_json
@@ -39,6 +40,7 @@ from memstate_core.protocols import (
 )
 from memstate_core.schemas import Definition, describe
 from memstate_core.storages._ordinals import transaction_of
+from memstate_core.values import check_identifier, check_text
 
 FORMAT: Final = 1
 
@@ -209,9 +211,8 @@ async def import_namespace(
             if await importing.take(line):
                 return await importing.finish(line["end"])
         except (KeyError, TypeError, ValueError) as error:
-            if isinstance(error, ValidationFailed):
-                raise
-            raise ValidationFailed(f"line {number} is not what memstate export writes: {error!r}") from error
+            what = error if isinstance(error, ValidationFailed) else f"not what memstate export writes: {error!r}"
+            raise ValidationFailed(f"line {number}: {what}") from error
     raise ValidationFailed(
         "the export is not complete: its last line is missing. What there is of it has been imported; import the whole "
         "of it to go on"
@@ -260,17 +261,20 @@ class _Import:
         if "transaction" in line:
             await self._take_transaction(line)
         elif "record" in line:
-            value = base64.b64decode(line["value"], validate=True)
-            self._records.append(RecordWrite(line["record"], line["key"], value))
-            self._bytes += len(value)
+            record = _record_of(line)
+            self._records.append(record)
+            self._bytes += len(record.value or b"")
             self._counts["records"] += 1
             if self._bytes > _RECORD_BYTES or len(self._records) == _PAGE:
                 await self._put_records()
         elif "savepoint" in line:
-            savepoint = Savepoint(line["session_id"], line["savepoint"], line["seq"])
+            check_identifier("the savepoint's name", line["savepoint"])
+            check_identifier("the session", line["session_id"], optional=True)
+            savepoint = Savepoint(line["session_id"], line["savepoint"], _number(line["seq"]))
             await self._storage.write(self._namespace, lambda tx: tx.write(Batch(savepoint=savepoint)))
             self._counts["savepoints"] += 1
         elif "definition" in line:
+            check_identifier("the type", line["definition"])
             self._texts[line["definition"]] = line["text"]
             self._definitions[line["definition"]] = Definition.from_text(line["text"])
         elif "end" in line:
@@ -280,7 +284,8 @@ class _Import:
         return False
 
     async def _take_transaction(self, line: Line) -> None:
-        seq = line["transaction"]
+        new = _entry_of(line)
+        seq = new.seq
         facts = {(fact.id, fact.version): fact for fact in map(_fact_of, line["facts"])}
         for fact in facts.values():
             definition = self._definitions.get(fact.type)
@@ -290,18 +295,6 @@ class _Import:
         self._counts["facts"] += len(facts)
         if seq <= self._done:
             return
-        new = NewEntry(
-            line.get("session_id"),
-            Operation(line["operation"]),
-            line.get("actor"),
-            line.get("reason"),
-            line.get("mark"),
-            line["ts"],
-            line["parent"],
-            line.get("head"),
-            line.get("redo", 0),
-            seq,
-        )
         restores = new.operation in _RESTORING
 
         async def work(tx: StorageTransaction) -> None:
@@ -366,16 +359,59 @@ def _described(definition: Definition, fact: StoredFact) -> Any:
 
 def _fact_of(line: Line) -> StoredFact:
     payload = line["payload"]
+    if not isinstance(from_json(payload) if isinstance(payload, str) else payload, dict):
+        raise ValueError("a payload is no object")
+    check_identifier("a fact's id", line["id"])
+    check_identifier("a fact's type", line["type"])
+    check_identifier("a fact's session", line.get("session_id"), optional=True)
+    check_text("a fact's source", line.get("source"))
     return StoredFact(
         line["id"],
         line["type"],
         payload if isinstance(payload, str) else _dumped(payload),
         line.get("source"),
         line.get("session_id"),
-        line["ts"],
-        line["version"],
-        line["ephemeral"],
-        line["schema_version"],
+        _time(line["ts"]),
+        _number(line["version"]),
+        bool(line["ephemeral"]),
+        _number(line["schema_version"]),
         None,
-        line["ordinal"],
+        _number(line["ordinal"]),
     )
+
+
+def _entry_of(line: Line) -> NewEntry:
+    """What a line says of a transaction, checked as what the store itself is given."""
+    check_identifier("the session", line.get("session_id"), optional=True)
+    check_identifier("the mark", line.get("mark"), optional=True)
+    check_text("the actor", line.get("actor"))
+    check_text("the reason", line.get("reason"))
+    return NewEntry(
+        line.get("session_id"),
+        Operation(line["operation"]),
+        line.get("actor"),
+        line.get("reason"),
+        line.get("mark"),
+        _time(line["ts"]),
+        _number(line["parent"]),
+        _number(line["head"]) if "head" in line else None,
+        _number(line.get("redo", 0)),
+        _number(line["transaction"]),
+    )
+
+
+def _record_of(line: Line) -> RecordWrite:
+    check_identifier("the collection", line["record"])
+    check_text("the key", line["key"])
+    return RecordWrite(line["record"], str(line["key"]), base64.b64decode(line["value"], validate=True))
+
+
+def _number(value: Any) -> int:
+    if type(value) is not int or not 0 <= value < 1 << 63:
+        raise ValueError(f"{value!r} is no number of anything")
+    return value
+
+
+def _time(value: Any) -> str:
+    datetime.fromisoformat(value)
+    return str(value)

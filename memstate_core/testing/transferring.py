@@ -268,12 +268,18 @@ class TestTransfer(StoreTests):
             await original.commit(Fact("note", {"text": "tea"}, id=f"{number}"))
         lines = await exported(original)
         first = next(number for number, line in enumerate(lines) if "transaction" in line)
+        (made,) = lines[first]["facts"]
         for given, complaint in (
             ([], "this is no export"),
             ([{"id": 1}], "this is no export"),
             ([{**lines[0], "memstate": 2}], "an export of format 2"),
-            ([lines[0], {"what": 1}], "line 2 is not what"),
-            ([lines[0], {**lines[first], "operation": "GUESS"}], "line 2 is not what"),
+            ([lines[0], {"what": 1}], "line 2: not what"),
+            ([lines[0], {**lines[first], "operation": "GUESS"}], "line 2: not what"),
+            ([lines[0], {**lines[first], "session_id": "a\0"}], "line 2: the session .*NUL"),
+            ([lines[0], {**lines[first], "parent": "1"}], "line 2: not what"),
+            ([lines[0], {**lines[first], "facts": [{**made, "id": ""}]}], "line 2: a fact's id must not be empty"),
+            ([lines[0], {**lines[first], "facts": [{**made, "payload": "[]"}]}], "line 2: .*payload is no object"),
+            ([lines[0], {"record": "c", "key": "k", "value": "?"}], "line 2: not what"),
             ([*lines[:-2], lines[-1]], "it should have"),
         ):
             with pytest.raises(ValidationFailed, match=complaint):
