@@ -10,14 +10,23 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from memstate_core import ConflictError, Constraint, Fact, MemoryStoreError, ValidationFailed, transfer
+from memstate_core import (
+    ConflictError,
+    Constraint,
+    Fact,
+    MemoryStoreError,
+    ValidationFailed,
+    exporting,
+    importing,
+)
+from memstate_core.exporting import Line, export_namespace
+from memstate_core.importing import import_namespace, unfinished
 from memstate_core.protocols import StorageTransaction
 from memstate_core.storages._ordinals import transaction_of
 from memstate_core.storages.memory import AsyncInMemoryStorage, InMemoryStorage
 from memstate_core.testing.face import Face
 from memstate_core.testing.factories import Clock, Stores, StoreTests
 from memstate_core.testing.histories import FILTERS
-from memstate_core.transfer import Line, export_namespace, import_namespace, unfinished
 
 _SESSIONS = ["s", "t", None, "l" * 150]
 _TYPES = ["note", "user", "draft", "law", "title"]
@@ -177,7 +186,8 @@ class TestTransfer(StoreTests):
             assert await answers(copy) == await answers(original)
 
     async def test_what_was_interrupted_goes_on(self, stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(transfer, "_PAGE", 3)
+        for module in (exporting, importing):
+            monkeypatch.setattr(module, "PAGE", 3)
         original = stores.open()
         chance = random.Random(7)
         for _ in range(40):

@@ -1,33 +1,22 @@
-"""A namespace as lines of JSON, and back: everything, so that the copy answers and goes back as the original does.
-
-The lines are, in this order: a header; what each type demands; the journal, oldest first, each transaction with the
-versions of facts that it made; savepoints; records; and a last line that says how much there was. Transactions keep
-their seqs, since records and people refer to them. Singleton places and index entries are not among it: they follow
-from the rest.
-
-Claims and outboxes are left out: what they are about is a process, or an index, of the original.
-"""
+"""What was exported, recorded in an empty namespace; see :mod:`memstate_core.exporting`."""
 
 from __future__ import annotations
 
 import base64
-import contextlib
 import functools
-import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any, Final, NamedTuple
 
 from pydantic_core import from_json
 
 from memstate_core.errors import ConflictError, ValidationFailed
+from memstate_core.exporting import FORMAT, PAGE, RESTORING, UNFINISHED, Line, Progress, dumped
 from memstate_core.facts import (
-    Entry,
     FactChange,
     Operation,
     StoredFact,
-    new_id,
     transaction_id,
 )
 from memstate_core.protocols import (
@@ -42,20 +31,7 @@ from memstate_core.schemas import Definition, describe
 from memstate_core.storages._ordinals import transaction_of
 from memstate_core.values import check_identifier, check_text
 
-FORMAT: Final = 1
-
-# A namespace into which an import has begun has this record until it is complete.
-_UNFINISHED: Final = ("memstate.import", "unfinished")
-
-_PAGE: Final = 500
 _RECORD_BYTES: Final = 1 << 20
-
-# They bring back versions that were made before, and make none.
-_RESTORING: Final = (Operation.ROLLBACK, Operation.REDO, Operation.CHECKOUT, Operation.REPLAY)
-
-Line = dict[str, Any]
-# How much of the journal is done, and how much there is.
-Progress = Callable[[int, int], None]
 
 
 class Imported(NamedTuple):
@@ -73,115 +49,7 @@ class Imported(NamedTuple):
 
 async def unfinished(storage: Storage, namespace: str) -> bool:
     """Whether an import into a namespace has begun, and was not completed."""
-    return await storage.read(namespace, lambda tx: tx.record(*_UNFINISHED)) is not None
-
-
-# Exporting
-
-
-async def export_namespace(
-    storage: Storage,
-    namespace: str,
-    write: Callable[[Line], None],
-    begin: Callable[[], None],
-    progress: Progress = lambda done, total: None,
-) -> Mapping[str, int]:
-    """Write all of a namespace, as of one moment; returns how much of each kind there was.
-
-    ``begin`` is called before the first line, and again when all must be written anew: a storage may find out late that
-    it has not seen one moment.
-
-    :raises ConflictError: an import into the namespace is not complete.
-    """
-
-    async def work(tx: StorageTransaction) -> Mapping[str, int]:
-        begin()
-        return await _export(tx, namespace, write, progress)
-
-    return await storage.read(namespace, work, snapshot=True)
-
-
-async def _export(
-    tx: StorageTransaction, namespace: str, write: Callable[[Line], None], progress: Progress
-) -> Mapping[str, int]:
-    if await tx.record(*_UNFINISHED) is not None:
-        raise ConflictError(f"an import into namespace {namespace!r} is not complete; import again to go on with it")
-    counts: Counter[str] = Counter(transactions=0, facts=0, savepoints=0, records=0)
-    newest = await tx.history(limit=1)
-    last = newest[0].seq if newest else 0
-    write({"memstate": FORMAT, "export": new_id(), "namespace": namespace, "last": last})
-    for typename, text in sorted((await tx.definitions()).items()):
-        write({"definition": typename, "text": text})
-    ends: dict[str | None, tuple[int, int]] = {}
-    for start in range(1, last + 1, _PAGE):
-        found = await tx.entries(range(start, min(start + _PAGE, last + 1)))
-        entries = [found[seq] for seq in sorted(found)]
-        made = [(one.fact_id, one.after) for entry in entries for one in entry.changes if one.after and _makes(entry)]
-        images = await tx.versions(made) if made else {}
-        for entry in entries:
-            if entry.session_id not in ends:
-                latest = (await tx.history(session_id=entry.session_id, limit=1))[0].seq
-                ends[entry.session_id] = latest, (await tx.position(entry.session_id)).redo
-            latest, redo = ends[entry.session_id]
-            facts = [images[one.fact_id, one.after] for one in entry.changes if one.after and _makes(entry)]
-            write(_line_of_entry(entry, redo if latest == entry.seq else 0, facts))
-            counts["transactions"] += 1
-            counts["facts"] += len(facts)
-        progress(min(start + _PAGE, last), last)
-    for session_id, name, seq in sorted(await tx.savepoints(list(ends)), key=str):
-        write({"savepoint": name, "session_id": session_id, "seq": seq})
-        counts["savepoints"] += 1
-    for collection in await tx.collections():
-        start_key: str | None = None
-        while True:
-            records = await tx.scan(collection, start=start_key, limit=_PAGE + 1)
-            for key, value in records[:_PAGE]:
-                write({"record": collection, "key": key, "value": base64.b64encode(value).decode()})
-                counts["records"] += 1
-            if len(records) <= _PAGE:
-                break
-            start_key = records[_PAGE].key
-    write({"end": dict(counts)})
-    return counts
-
-
-def _makes(entry: Entry) -> bool:
-    """Whether a transaction makes versions; others bring them back."""
-    return entry.operation not in _RESTORING
-
-
-def _line_of_entry(entry: Entry, redo: int, facts: Iterable[StoredFact]) -> Line:
-    line: Line = {"transaction": entry.seq}
-    for name in ("session_id", "parent", "operation", "actor", "reason", "mark", "ts"):
-        value = getattr(entry, name)
-        if value is not None:
-            line[name] = value
-    if entry.head != entry.seq:
-        line["head"] = entry.head
-    if redo:
-        line["redo"] = redo
-    line["changes"] = entry.changes
-    line["facts"] = [_line_of_fact(fact) for fact in facts]
-    return line
-
-
-def _line_of_fact(fact: StoredFact) -> Line:
-    line = {name: value for name, value in fact._asdict().items() if value is not None}
-    line["ephemeral"] = bool(fact.ephemeral)
-    line.pop("singleton", None)
-    # A reader sees an object; what would come back in another way stays text.
-    with contextlib.suppress(ValueError, RecursionError):
-        payload = json.loads(fact.payload)
-        if _dumped(payload) == fact.payload:
-            line["payload"] = payload
-    return line
-
-
-def _dumped(payload: Any) -> str:
-    return json.dumps(payload, ensure_ascii=False, separators=(",", ":"))
-
-
-# Importing
+    return await storage.read(namespace, lambda tx: tx.record(*UNFINISHED)) is not None
 
 
 async def import_namespace(
@@ -224,19 +92,19 @@ async def _begin(storage: Storage, namespace: str, export: str) -> int:
 
     async def work(tx: StorageTransaction) -> int:
         newest = await tx.history(limit=1)
-        mark = await tx.record(*_UNFINISHED)
+        mark = await tx.record(*UNFINISHED)
         if mark is None or mark.decode() != export:
             if mark is None and (newest or await tx.collections()):
                 raise ConflictError(
                     f"namespace {namespace!r} is not empty; an export is imported into an empty one, "
                     "so name another namespace or another database"
                 )
-            if newest or await tx.collections() not in ([], [_UNFINISHED[0]]):
+            if newest or await tx.collections() not in ([], [UNFINISHED[0]]):
                 raise ConflictError(
                     f"namespace {namespace!r} has a part of another export; go on with that one, "
                     "or name another namespace or another database"
                 )
-            await tx.write(Batch(records=[RecordWrite(*_UNFINISHED, export.encode())]))
+            await tx.write(Batch(records=[RecordWrite(*UNFINISHED, export.encode())]))
         return newest[0].seq if newest else 0
 
     return await storage.write(namespace, work)
@@ -265,7 +133,7 @@ class _Import:
             self._records.append(record)
             self._bytes += len(record.value or b"")
             self._counts["records"] += 1
-            if self._bytes > _RECORD_BYTES or len(self._records) == _PAGE:
+            if self._bytes > _RECORD_BYTES or len(self._records) == PAGE:
                 await self._put_records()
         elif "savepoint" in line:
             check_identifier("the savepoint's name", line["savepoint"])
@@ -295,7 +163,7 @@ class _Import:
         self._counts["facts"] += len(facts)
         if seq <= self._done:
             return
-        restores = new.operation in _RESTORING
+        restores = new.operation in RESTORING
 
         async def work(tx: StorageTransaction) -> None:
             position = await tx.position(new.session_id)
@@ -339,7 +207,7 @@ class _Import:
                 if definition.indexed:
                     await tx.reindex(typename, functools.partial(_described, definition))
             texts = {typename: self._texts[typename] for typename in demanded}
-            await tx.write(Batch(definitions=texts, records=[RecordWrite(*_UNFINISHED, None)]))
+            await tx.write(Batch(definitions=texts, records=[RecordWrite(*UNFINISHED, None)]))
 
         await self._storage.write(self._namespace, work)
         return Imported(counts, transaction_id(self._done), tuple(self._outgrown))
@@ -368,7 +236,7 @@ def _fact_of(line: Line) -> StoredFact:
     return StoredFact(
         line["id"],
         line["type"],
-        payload if isinstance(payload, str) else _dumped(payload),
+        payload if isinstance(payload, str) else dumped(payload),
         line.get("source"),
         line.get("session_id"),
         _time(line["ts"]),
