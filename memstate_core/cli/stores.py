@@ -19,7 +19,7 @@ from memstate_core._bridge import run as drive
 from memstate_core._lazy import __getattr__ as vendors
 from memstate_core.cli.config import FILE, Config, read_config
 from memstate_core.cli.errors import UsageError
-from memstate_core.transfer import unfinished
+from memstate_core.importing import unfinished
 
 T = TypeVar("T")
 

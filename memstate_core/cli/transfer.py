@@ -19,8 +19,9 @@ from memstate_core.cli.errors import UsageError
 from memstate_core.cli.plain import count_of, print_json, text_of
 from memstate_core.cli.progress import bars
 from memstate_core.cli.stores import Store, called, with_store
+from memstate_core.exporting import Line, export_namespace
+from memstate_core.importing import Imported, import_namespace
 from memstate_core.progress import Progress
-from memstate_core.transfer import Imported, Line, export_namespace, import_namespace
 
 _STREAM: Final = "-"
 _LAST_LINE: Final = 4096  # it is shorter

@@ -10,14 +10,23 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from memstate_core import ConflictError, Constraint, Fact, MemoryStoreError, ValidationFailed, transfer
+from memstate_core import (
+    ConflictError,
+    Constraint,
+    Fact,
+    MemoryStoreError,
+    ValidationFailed,
+    exporting,
+    importing,
+)
+from memstate_core.exporting import Line, export_namespace
+from memstate_core.importing import import_namespace, unfinished
 from memstate_core.protocols import StorageTransaction
 from memstate_core.storages._ordinals import transaction_of
 from memstate_core.storages.memory import AsyncInMemoryStorage, InMemoryStorage
 from memstate_core.testing.face import Face
 from memstate_core.testing.factories import Clock, Stores, StoreTests
 from memstate_core.testing.histories import FILTERS
-from memstate_core.transfer import Line, export_namespace, import_namespace, unfinished
 
 _SESSIONS = ["s", "t", None, "l" * 150]
 _TYPES = ["note", "user", "draft", "law", "title"]
@@ -177,7 +186,8 @@ class TestTransfer(StoreTests):
             assert await answers(copy) == await answers(original)
 
     async def test_what_was_interrupted_goes_on(self, stores: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(transfer, "_PAGE", 3)
+        for module in (exporting, importing):
+            monkeypatch.setattr(module, "PAGE", 3)
         original = stores.open()
         chance = random.Random(7)
         for _ in range(40):
@@ -268,12 +278,18 @@ class TestTransfer(StoreTests):
             await original.commit(Fact("note", {"text": "tea"}, id=f"{number}"))
         lines = await exported(original)
         first = next(number for number, line in enumerate(lines) if "transaction" in line)
+        (made,) = lines[first]["facts"]
         for given, complaint in (
             ([], "this is no export"),
             ([{"id": 1}], "this is no export"),
             ([{**lines[0], "memstate": 2}], "an export of format 2"),
-            ([lines[0], {"what": 1}], "line 2 is not what"),
-            ([lines[0], {**lines[first], "operation": "GUESS"}], "line 2 is not what"),
+            ([lines[0], {"what": 1}], "line 2: not what"),
+            ([lines[0], {**lines[first], "operation": "GUESS"}], "line 2: not what"),
+            ([lines[0], {**lines[first], "session_id": "a\0"}], "line 2: the session .*NUL"),
+            ([lines[0], {**lines[first], "parent": "1"}], "line 2: not what"),
+            ([lines[0], {**lines[first], "facts": [{**made, "id": ""}]}], "line 2: a fact's id must not be empty"),
+            ([lines[0], {**lines[first], "facts": [{**made, "payload": "[]"}]}], "line 2: .*payload is no object"),
+            ([lines[0], {"record": "c", "key": "k", "value": "?"}], "line 2: not what"),
             ([*lines[:-2], lines[-1]], "it should have"),
         ):
             with pytest.raises(ValidationFailed, match=complaint):

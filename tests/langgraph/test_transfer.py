@@ -11,7 +11,8 @@ from langgraph.graph.message import add_messages
 
 from memstate import Fact, InMemoryStorage, MemoryStore, SQLiteStorage
 from memstate_core._bridge import run
-from memstate_core.transfer import Line, export_namespace, import_namespace
+from memstate_core.exporting import Line, export_namespace
+from memstate_core.importing import import_namespace
 from memstate_langgraph import MemStateCheckpointer
 
 CONFIG: Any = {"configurable": {"thread_id": "trip"}}

@@ -1,32 +1,22 @@
-"""A namespace as lines of JSON, and back: everything, so that the copy answers and goes back as the original does.
-
-The lines are, in this order: a header; what each type demands; the journal, oldest first, each transaction with the
-versions of facts that it made; savepoints; records; and a last line that says how much there was. Transactions keep
-their seqs, since records and people refer to them. Singleton places and index entries are not among it: they follow
-from the rest.
-
-Claims and outboxes are left out: what they are about is a process, or an index, of the original.
-"""
+"""What was exported, recorded in an empty namespace; see :mod:`memstate_core.exporting`."""
 
 from __future__ import annotations
 
 import base64
-import contextlib
 import functools
-import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
+from datetime import datetime
 from typing import Any, Final, NamedTuple
 
 from pydantic_core import from_json
 
 from memstate_core.errors import ConflictError, ValidationFailed
+from memstate_core.exporting import FORMAT, PAGE, RESTORING, UNFINISHED, Line, Progress, dumped
 from memstate_core.facts import (
-    Entry,
     FactChange,
     Operation,
     StoredFact,
-    new_id,
     transaction_id,
 )
 from memstate_core.protocols import (
@@ -39,21 +29,9 @@ from memstate_core.protocols import (
 )
 from memstate_core.schemas import Definition, describe
 from memstate_core.storages._ordinals import transaction_of
+from memstate_core.values import check_identifier, check_text
 
-FORMAT: Final = 1
-
-# A namespace into which an import has begun has this record until it is complete.
-_UNFINISHED: Final = ("memstate.import", "unfinished")
-
-_PAGE: Final = 500
 _RECORD_BYTES: Final = 1 << 20
-
-# They bring back versions that were made before, and make none.
-_RESTORING: Final = (Operation.ROLLBACK, Operation.REDO, Operation.CHECKOUT, Operation.REPLAY)
-
-Line = dict[str, Any]
-# How much of the journal is done, and how much there is.
-Progress = Callable[[int, int], None]
 
 
 class Imported(NamedTuple):
@@ -71,115 +49,7 @@ class Imported(NamedTuple):
 
 async def unfinished(storage: Storage, namespace: str) -> bool:
     """Whether an import into a namespace has begun, and was not completed."""
-    return await storage.read(namespace, lambda tx: tx.record(*_UNFINISHED)) is not None
-
-
-# Exporting
-
-
-async def export_namespace(
-    storage: Storage,
-    namespace: str,
-    write: Callable[[Line], None],
-    begin: Callable[[], None],
-    progress: Progress = lambda done, total: None,
-) -> Mapping[str, int]:
-    """Write all of a namespace, as of one moment; returns how much of each kind there was.
-
-    ``begin`` is called before the first line, and again when all must be written anew: a storage may find out late that
-    it has not seen one moment.
-
-    :raises ConflictError: an import into the namespace is not complete.
-    """
-
-    async def work(tx: StorageTransaction) -> Mapping[str, int]:
-        begin()
-        return await _export(tx, namespace, write, progress)
-
-    return await storage.read(namespace, work, snapshot=True)
-
-
-async def _export(
-    tx: StorageTransaction, namespace: str, write: Callable[[Line], None], progress: Progress
-) -> Mapping[str, int]:
-    if await tx.record(*_UNFINISHED) is not None:
-        raise ConflictError(f"an import into namespace {namespace!r} is not complete; import again to go on with it")
-    counts: Counter[str] = Counter(transactions=0, facts=0, savepoints=0, records=0)
-    newest = await tx.history(limit=1)
-    last = newest[0].seq if newest else 0
-    write({"memstate": FORMAT, "export": new_id(), "namespace": namespace, "last": last})
-    for typename, text in sorted((await tx.definitions()).items()):
-        write({"definition": typename, "text": text})
-    ends: dict[str | None, tuple[int, int]] = {}
-    for start in range(1, last + 1, _PAGE):
-        found = await tx.entries(range(start, min(start + _PAGE, last + 1)))
-        entries = [found[seq] for seq in sorted(found)]
-        made = [(one.fact_id, one.after) for entry in entries for one in entry.changes if one.after and _makes(entry)]
-        images = await tx.versions(made) if made else {}
-        for entry in entries:
-            if entry.session_id not in ends:
-                latest = (await tx.history(session_id=entry.session_id, limit=1))[0].seq
-                ends[entry.session_id] = latest, (await tx.position(entry.session_id)).redo
-            latest, redo = ends[entry.session_id]
-            facts = [images[one.fact_id, one.after] for one in entry.changes if one.after and _makes(entry)]
-            write(_line_of_entry(entry, redo if latest == entry.seq else 0, facts))
-            counts["transactions"] += 1
-            counts["facts"] += len(facts)
-        progress(min(start + _PAGE, last), last)
-    for session_id, name, seq in sorted(await tx.savepoints(list(ends)), key=str):
-        write({"savepoint": name, "session_id": session_id, "seq": seq})
-        counts["savepoints"] += 1
-    for collection in await tx.collections():
-        start_key: str | None = None
-        while True:
-            records = await tx.scan(collection, start=start_key, limit=_PAGE + 1)
-            for key, value in records[:_PAGE]:
-                write({"record": collection, "key": key, "value": base64.b64encode(value).decode()})
-                counts["records"] += 1
-            if len(records) <= _PAGE:
-                break
-            start_key = records[_PAGE].key
-    write({"end": dict(counts)})
-    return counts
-
-
-def _makes(entry: Entry) -> bool:
-    """Whether a transaction makes versions; others bring them back."""
-    return entry.operation not in _RESTORING
-
-
-def _line_of_entry(entry: Entry, redo: int, facts: Iterable[StoredFact]) -> Line:
-    line: Line = {"transaction": entry.seq}
-    for name in ("session_id", "parent", "operation", "actor", "reason", "mark", "ts"):
-        value = getattr(entry, name)
-        if value is not None:
-            line[name] = value
-    if entry.head != entry.seq:
-        line["head"] = entry.head
-    if redo:
-        line["redo"] = redo
-    line["changes"] = entry.changes
-    line["facts"] = [_line_of_fact(fact) for fact in facts]
-    return line
-
-
-def _line_of_fact(fact: StoredFact) -> Line:
-    line = {name: value for name, value in fact._asdict().items() if value is not None}
-    line["ephemeral"] = bool(fact.ephemeral)
-    line.pop("singleton", None)
-    # A reader sees an object; what would come back in another way stays text.
-    with contextlib.suppress(ValueError, RecursionError):
-        payload = json.loads(fact.payload)
-        if _dumped(payload) == fact.payload:
-            line["payload"] = payload
-    return line
-
-
-def _dumped(payload: Any) -> str:
-    return json.dumps(payload, ensure_ascii=False, separators=(",", ":"))
-
-
-# Importing
+    return await storage.read(namespace, lambda tx: tx.record(*UNFINISHED)) is not None
 
 
 async def import_namespace(
@@ -209,9 +79,8 @@ async def import_namespace(
             if await importing.take(line):
                 return await importing.finish(line["end"])
         except (KeyError, TypeError, ValueError) as error:
-            if isinstance(error, ValidationFailed):
-                raise
-            raise ValidationFailed(f"line {number} is not what memstate export writes: {error!r}") from error
+            what = error if isinstance(error, ValidationFailed) else f"not what memstate export writes: {error!r}"
+            raise ValidationFailed(f"line {number}: {what}") from error
     raise ValidationFailed(
         "the export is not complete: its last line is missing. What there is of it has been imported; import the whole "
         "of it to go on"
@@ -223,19 +92,19 @@ async def _begin(storage: Storage, namespace: str, export: str) -> int:
 
     async def work(tx: StorageTransaction) -> int:
         newest = await tx.history(limit=1)
-        mark = await tx.record(*_UNFINISHED)
+        mark = await tx.record(*UNFINISHED)
         if mark is None or mark.decode() != export:
             if mark is None and (newest or await tx.collections()):
                 raise ConflictError(
                     f"namespace {namespace!r} is not empty; an export is imported into an empty one, "
                     "so name another namespace or another database"
                 )
-            if newest or await tx.collections() not in ([], [_UNFINISHED[0]]):
+            if newest or await tx.collections() not in ([], [UNFINISHED[0]]):
                 raise ConflictError(
                     f"namespace {namespace!r} has a part of another export; go on with that one, "
                     "or name another namespace or another database"
                 )
-            await tx.write(Batch(records=[RecordWrite(*_UNFINISHED, export.encode())]))
+            await tx.write(Batch(records=[RecordWrite(*UNFINISHED, export.encode())]))
         return newest[0].seq if newest else 0
 
     return await storage.write(namespace, work)
@@ -260,17 +129,20 @@ class _Import:
         if "transaction" in line:
             await self._take_transaction(line)
         elif "record" in line:
-            value = base64.b64decode(line["value"], validate=True)
-            self._records.append(RecordWrite(line["record"], line["key"], value))
-            self._bytes += len(value)
+            record = _record_of(line)
+            self._records.append(record)
+            self._bytes += len(record.value or b"")
             self._counts["records"] += 1
-            if self._bytes > _RECORD_BYTES or len(self._records) == _PAGE:
+            if self._bytes > _RECORD_BYTES or len(self._records) == PAGE:
                 await self._put_records()
         elif "savepoint" in line:
-            savepoint = Savepoint(line["session_id"], line["savepoint"], line["seq"])
+            check_identifier("the savepoint's name", line["savepoint"])
+            check_identifier("the session", line["session_id"], optional=True)
+            savepoint = Savepoint(line["session_id"], line["savepoint"], _number(line["seq"]))
             await self._storage.write(self._namespace, lambda tx: tx.write(Batch(savepoint=savepoint)))
             self._counts["savepoints"] += 1
         elif "definition" in line:
+            check_identifier("the type", line["definition"])
             self._texts[line["definition"]] = line["text"]
             self._definitions[line["definition"]] = Definition.from_text(line["text"])
         elif "end" in line:
@@ -280,7 +152,8 @@ class _Import:
         return False
 
     async def _take_transaction(self, line: Line) -> None:
-        seq = line["transaction"]
+        new = _entry_of(line)
+        seq = new.seq
         facts = {(fact.id, fact.version): fact for fact in map(_fact_of, line["facts"])}
         for fact in facts.values():
             definition = self._definitions.get(fact.type)
@@ -290,19 +163,7 @@ class _Import:
         self._counts["facts"] += len(facts)
         if seq <= self._done:
             return
-        new = NewEntry(
-            line.get("session_id"),
-            Operation(line["operation"]),
-            line.get("actor"),
-            line.get("reason"),
-            line.get("mark"),
-            line["ts"],
-            line["parent"],
-            line.get("head"),
-            line.get("redo", 0),
-            seq,
-        )
-        restores = new.operation in _RESTORING
+        restores = new.operation in RESTORING
 
         async def work(tx: StorageTransaction) -> None:
             position = await tx.position(new.session_id)
@@ -346,7 +207,7 @@ class _Import:
                 if definition.indexed:
                     await tx.reindex(typename, functools.partial(_described, definition))
             texts = {typename: self._texts[typename] for typename in demanded}
-            await tx.write(Batch(definitions=texts, records=[RecordWrite(*_UNFINISHED, None)]))
+            await tx.write(Batch(definitions=texts, records=[RecordWrite(*UNFINISHED, None)]))
 
         await self._storage.write(self._namespace, work)
         return Imported(counts, transaction_id(self._done), tuple(self._outgrown))
@@ -366,16 +227,59 @@ def _described(definition: Definition, fact: StoredFact) -> Any:
 
 def _fact_of(line: Line) -> StoredFact:
     payload = line["payload"]
+    if not isinstance(from_json(payload) if isinstance(payload, str) else payload, dict):
+        raise ValueError("a payload is no object")
+    check_identifier("a fact's id", line["id"])
+    check_identifier("a fact's type", line["type"])
+    check_identifier("a fact's session", line.get("session_id"), optional=True)
+    check_text("a fact's source", line.get("source"))
     return StoredFact(
         line["id"],
         line["type"],
-        payload if isinstance(payload, str) else _dumped(payload),
+        payload if isinstance(payload, str) else dumped(payload),
         line.get("source"),
         line.get("session_id"),
-        line["ts"],
-        line["version"],
-        line["ephemeral"],
-        line["schema_version"],
+        _time(line["ts"]),
+        _number(line["version"]),
+        bool(line["ephemeral"]),
+        _number(line["schema_version"]),
         None,
-        line["ordinal"],
+        _number(line["ordinal"]),
     )
+
+
+def _entry_of(line: Line) -> NewEntry:
+    """What a line says of a transaction, checked as what the store itself is given."""
+    check_identifier("the session", line.get("session_id"), optional=True)
+    check_identifier("the mark", line.get("mark"), optional=True)
+    check_text("the actor", line.get("actor"))
+    check_text("the reason", line.get("reason"))
+    return NewEntry(
+        line.get("session_id"),
+        Operation(line["operation"]),
+        line.get("actor"),
+        line.get("reason"),
+        line.get("mark"),
+        _time(line["ts"]),
+        _number(line["parent"]),
+        _number(line["head"]) if "head" in line else None,
+        _number(line.get("redo", 0)),
+        _number(line["transaction"]),
+    )
+
+
+def _record_of(line: Line) -> RecordWrite:
+    check_identifier("the collection", line["record"])
+    check_text("the key", line["key"])
+    return RecordWrite(line["record"], str(line["key"]), base64.b64decode(line["value"], validate=True))
+
+
+def _number(value: Any) -> int:
+    if type(value) is not int or not 0 <= value < 1 << 63:
+        raise ValueError(f"{value!r} is no number of anything")
+    return value
+
+
+def _time(value: Any) -> str:
+    datetime.fromisoformat(value)
+    return str(value)

@@ -1,0 +1,146 @@
+"""A namespace as lines of JSON, and back: everything, so that the copy answers and goes back as the original does.
+
+The lines are, in this order: a header; what each type demands; the journal, oldest first, each transaction with the
+versions of facts that it made; savepoints; records; and a last line that says how much there was. Transactions keep
+their seqs, since records and people refer to them. Singleton places and index entries are not among it: they follow
+from the rest.
+
+Claims and outboxes are left out: what they are about is a process, or an index, of the original.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Final
+
+from memstate_core.errors import ConflictError
+from memstate_core.facts import (
+    Entry,
+    Operation,
+    StoredFact,
+    new_id,
+)
+from memstate_core.protocols import (
+    Storage,
+    StorageTransaction,
+)
+
+FORMAT: Final = 1
+
+# A namespace into which an import has begun has this record until it is complete.
+UNFINISHED: Final = ("memstate.import", "unfinished")
+
+PAGE: Final = 500
+
+# They bring back versions that were made before, and make none.
+RESTORING: Final = (Operation.ROLLBACK, Operation.REDO, Operation.CHECKOUT, Operation.REPLAY)
+
+Line = dict[str, Any]
+# How much of the journal is done, and how much there is.
+Progress = Callable[[int, int], None]
+
+
+async def export_namespace(
+    storage: Storage,
+    namespace: str,
+    write: Callable[[Line], None],
+    begin: Callable[[], None],
+    progress: Progress = lambda done, total: None,
+) -> Mapping[str, int]:
+    """Write all of a namespace, as of one moment; returns how much of each kind there was.
+
+    ``begin`` is called before the first line, and again when all must be written anew: a storage may find out late that
+    it has not seen one moment.
+
+    :raises ConflictError: an import into the namespace is not complete.
+    """
+
+    async def work(tx: StorageTransaction) -> Mapping[str, int]:
+        begin()
+        return await _export(tx, namespace, write, progress)
+
+    return await storage.read(namespace, work, snapshot=True)
+
+
+async def _export(
+    tx: StorageTransaction, namespace: str, write: Callable[[Line], None], progress: Progress
+) -> Mapping[str, int]:
+    if await tx.record(*UNFINISHED) is not None:
+        raise ConflictError(f"an import into namespace {namespace!r} is not complete; import again to go on with it")
+    counts: Counter[str] = Counter(transactions=0, facts=0, savepoints=0, records=0)
+    newest = await tx.history(limit=1)
+    last = newest[0].seq if newest else 0
+    write({"memstate": FORMAT, "export": new_id(), "namespace": namespace, "last": last})
+    for typename, text in sorted((await tx.definitions()).items()):
+        write({"definition": typename, "text": text})
+    ends: dict[str | None, tuple[int, int]] = {}
+    for start in range(1, last + 1, PAGE):
+        found = await tx.entries(range(start, min(start + PAGE, last + 1)))
+        entries = [found[seq] for seq in sorted(found)]
+        made = [(one.fact_id, one.after) for entry in entries for one in entry.changes if one.after and _makes(entry)]
+        images = await tx.versions(made) if made else {}
+        for entry in entries:
+            if entry.session_id not in ends:
+                latest = (await tx.history(session_id=entry.session_id, limit=1))[0].seq
+                ends[entry.session_id] = latest, (await tx.position(entry.session_id)).redo
+            latest, redo = ends[entry.session_id]
+            facts = [images[one.fact_id, one.after] for one in entry.changes if one.after and _makes(entry)]
+            write(_line_of_entry(entry, redo if latest == entry.seq else 0, facts))
+            counts["transactions"] += 1
+            counts["facts"] += len(facts)
+        progress(min(start + PAGE, last), last)
+    for session_id, name, seq in sorted(await tx.savepoints(list(ends)), key=str):
+        write({"savepoint": name, "session_id": session_id, "seq": seq})
+        counts["savepoints"] += 1
+    for collection in await tx.collections():
+        start_key: str | None = None
+        while True:
+            records = await tx.scan(collection, start=start_key, limit=PAGE + 1)
+            for key, value in records[:PAGE]:
+                write({"record": collection, "key": key, "value": base64.b64encode(value).decode()})
+                counts["records"] += 1
+            if len(records) <= PAGE:
+                break
+            start_key = records[PAGE].key
+    write({"end": dict(counts)})
+    return counts
+
+
+def _makes(entry: Entry) -> bool:
+    """Whether a transaction makes versions; others bring them back."""
+    return entry.operation not in RESTORING
+
+
+def _line_of_entry(entry: Entry, redo: int, facts: Iterable[StoredFact]) -> Line:
+    line: Line = {"transaction": entry.seq}
+    for name in ("session_id", "parent", "operation", "actor", "reason", "mark", "ts"):
+        value = getattr(entry, name)
+        if value is not None:
+            line[name] = value
+    if entry.head != entry.seq:
+        line["head"] = entry.head
+    if redo:
+        line["redo"] = redo
+    line["changes"] = entry.changes
+    line["facts"] = [_line_of_fact(fact) for fact in facts]
+    return line
+
+
+def _line_of_fact(fact: StoredFact) -> Line:
+    line = {name: value for name, value in fact._asdict().items() if value is not None}
+    line["ephemeral"] = bool(fact.ephemeral)
+    line.pop("singleton", None)
+    # A reader sees an object; what would come back in another way stays text.
+    with contextlib.suppress(ValueError, RecursionError):
+        payload = json.loads(fact.payload)
+        if dumped(payload) == fact.payload:
+            line["payload"] = payload
+    return line
+
+
+def dumped(payload: Any) -> str:
+    return json.dumps(payload, ensure_ascii=False, separators=(",", ":"))
