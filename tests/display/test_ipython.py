@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import io
 import re
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import redirect_stdout
@@ -24,6 +25,8 @@ COMMIT = "store.commit_model(Preference(topic={!r}, content='x'))\n"
 @pytest.fixture
 def shell(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, store: MemoryStore) -> Iterator[InteractiveShell]:
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path))
+    # A shell puts a module of its own there and empties it at its end; multiprocessing needs the real one.
+    monkeypatch.setitem(sys.modules, "__main__", sys.modules["__main__"])
     config = Config()
     config.HistoryManager.enabled = False
     shell = InteractiveShell.instance(config=config)
