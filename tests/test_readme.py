@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 import re
 import socket
-import subprocess
-import sys
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.forking import ForkServer
 from tests.servers import chroma_server
 from tests.snippets import PAGES, SEED, Snippet, fenced, unfenced
 
@@ -25,10 +24,13 @@ CHROMA_PORT = 8000
 PASSED_ON = ("PATH", "SYSTEMROOT", "SSL_CERT_FILE", "SSL_CERT_DIR", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
 
 
-@pytest.fixture(scope="session")
-def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An empty home, so that neither settings nor downloaded models of the machine play a part."""
-    return tmp_path_factory.mktemp("home")
+@pytest.fixture(scope="module")
+def processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ForkServer]:
+    """Whose home is empty, so that neither settings nor downloaded models of the machine play a part."""
+    environment = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
+    environment |= {"HOME": str(tmp_path_factory.mktemp("home")), "PYTHONUTF8": "1"}
+    with ForkServer(tmp_path_factory.mktemp("programs"), "tests", ["programs"], environment) as server:
+        yield server
 
 
 @pytest.fixture(scope="module")
@@ -44,33 +46,26 @@ def default_chroma_server() -> Iterator[None]:
         yield
 
 
-def run(snippet: Snippet, directory: Path, home: Path) -> None:
+def run(snippet: Snippet, directory: Path, processes: ForkServer) -> None:
     program = directory / "program.py"
     program.write_text(snippet.code, encoding="utf-8")
-    environment = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
-    finished = subprocess.run(
-        [sys.executable, program.name],
-        cwd=directory,
-        env={**environment, "HOME": str(home), "PYTHONUTF8": "1"},
-        capture_output=True,
-        encoding="utf-8",
-        timeout=100,
-    )
-    assert finished.returncode == 0, f"{snippet} failed:\n{finished.stderr}"
+    process = processes.start("programs:run", directory, program.name)
+    assert process.wait() == 0, f"{snippet} failed:\n{process.errors}"
     if snippet.output:
-        assert finished.stdout.splitlines() == snippet.output, f"{snippet} prints something else"
+        printed = (directory / f"{program.name}.out").read_text(encoding="utf-8").splitlines()
+        assert printed == snippet.output, f"{snippet} prints something else"
 
 
 @pytest.mark.parametrize("snippet", OFFLINE, ids=str)
-def test_program(snippet: Snippet, tmp_path: Path, home: Path) -> None:
-    run(snippet, tmp_path, home)
+def test_program(snippet: Snippet, tmp_path: Path, processes: ForkServer) -> None:
+    run(snippet, tmp_path, processes)
 
 
 @pytest.mark.xdist_group("port-8000")
 @pytest.mark.parametrize("snippet", ONLINE, ids=str)
 @pytest.mark.usefixtures("default_chroma_server")
-def test_program_with_chroma_server(snippet: Snippet, tmp_path: Path, home: Path) -> None:
-    run(snippet, tmp_path, home)
+def test_program_with_chroma_server(snippet: Snippet, tmp_path: Path, processes: ForkServer) -> None:
+    run(snippet, tmp_path, processes)
 
 
 def test_the_readme_begins_with_ten_lines_of_code() -> None:
@@ -130,12 +125,12 @@ class TestSeed:
 
     @pytest.mark.parametrize("program", [one for one in programs if not one.needs_chroma_server], ids=str)
     def test_program_on_another_storage(
-        self, program: Snippet, storage: tuple[str, str], tmp_path: Path, home: Path
+        self, program: Snippet, storage: tuple[str, str], tmp_path: Path, processes: ForkServer
     ) -> None:
         name, arguments = storage
         code = program.code.replace("InMemoryStorage()", f"InMemoryStorage({arguments})")
         assert code != program.code
-        run(program._replace(code=code.replace("InMemoryStorage", f"{name}Storage")), tmp_path, home)
+        run(program._replace(code=code.replace("InMemoryStorage", f"{name}Storage")), tmp_path, processes)
 
     @pytest.mark.parametrize("program", programs, ids=str)
     def test_program_is_documented_as_it_is(self, program: Snippet) -> None:

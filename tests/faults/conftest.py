@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.forking import ForkServer
 from tests.faults.places import KINDS, MakePlace, Place
 from tests.faults.stores import FLAVOURS, Flavour
+from tests.forking import ForkServer
 from tests.schemas import Schemas
 from tests.servers import Proxy, proxy
 
@@ -22,7 +22,7 @@ WORKERS = ["files", "forks", "interrupts", "kills", "leases", "outages", "races"
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ForkServer]:
     if sys.platform != "linux":
         pytest.skip("forks, signals and /proc are as Linux has them")
-    with ForkServer(tmp_path_factory.mktemp("workers"), WORKERS) as server:
+    with ForkServer(tmp_path_factory.mktemp("workers"), "tests.faults", WORKERS) as server:
         yield server
 
 

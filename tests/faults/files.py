@@ -11,10 +11,10 @@ from pathlib import Path
 
 from memstate_core import Fact, MemoryStore, SQLiteStorage, StorageError, TransientError, UnavailableError
 from tests.faults import inspection
-from tests.faults.forking import Log
 from tests.faults.indexes import Index
 from tests.faults.model import register
 from tests.faults.races import Shared
+from tests.forking import Log
 
 
 def hold_the_lock(directory: str) -> None:

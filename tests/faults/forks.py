@@ -13,11 +13,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from memstate_core import AsyncMemoryStore, AsyncSQLiteStorage, Fact, InMemoryStorage, MemoryStore, SQLiteStorage
-from tests.faults.forking import Log
 from tests.faults.indexes import FileIndex
 from tests.faults.model import register
 from tests.faults.races import PATIENCE, Shared, count_up
 from tests.faults.readers import PAIR, write_pair
+from tests.forking import Log
 
 
 def child(function: Callable[[], object], *, ends_normally: bool = False) -> int:

@@ -20,11 +20,11 @@ from chromadb.config import Settings
 
 from memstate_core import AsyncMemoryStore, Change, ConflictError, MemoryStore
 from tests.faults import inspection
-from tests.faults.forking import Log, read_log
 from tests.faults.indexes import FileIndex
 from tests.faults.model import SINGLETON, Image, Model, Refused, perform, register
 from tests.faults.places import Place
 from tests.faults.watching import At, Board, KillAt, WatchedChroma, WatchedStorage, watched_file_index
+from tests.forking import Log, read_log
 
 SESSIONS = ["a", "b", None]
 IDS = [f"note-{number}" for number in range(6)]

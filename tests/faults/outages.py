@@ -17,10 +17,10 @@ from typing import Any
 from memstate_core import AsyncMemoryStore, Change, ConflictError, Fact, MemoryStore, NotFoundError, TransientError
 from memstate_core.testing import Face
 from memstate_core.worker import work, work_async
-from tests.faults.forking import Log
 from tests.faults.indexes import FileIndex
 from tests.faults.model import register
 from tests.faults.places import Place
+from tests.forking import Log
 
 # How long what a dead server has left behind is in the way.
 LEASE = 1.0

@@ -20,8 +20,8 @@ from memstate_core.protocols import Selection, StorageTransaction, Work
 from memstate_core.storages.postgres import AsyncPostgresStorage, PostgresStorage
 from memstate_core.storages.redis import AsyncRedisStorage, RedisStorage
 from tests.faults import inspection
-from tests.faults.forking import wait_until
 from tests.faults.model import RECORDS, Change, Entry, Image, Model
+from tests.forking import wait_until
 
 KINDS = ["sqlite", "postgres", "redis"]
 

@@ -15,10 +15,10 @@ from chromadb.config import Settings
 from memstate_core import ConflictError, Fact, MemoryStore, NotFoundError
 from memstate_core.hooks.chroma import ChromaSyncHook
 from tests.faults import inspection
-from tests.faults.forking import Log
 from tests.faults.indexes import FileIndex
 from tests.faults.model import SINGLETON, Model, register
 from tests.faults.places import PATIENCE, Place
+from tests.forking import Log
 
 
 @dataclass(frozen=True)

@@ -21,11 +21,11 @@ from memstate_core import (
     UnavailableError,
 )
 from tests.faults import inspection
-from tests.faults.forking import ForkServer, read_log, wait_until
 from tests.faults.indexes import Index
 from tests.faults.model import register
 from tests.faults.races import Shared
 from tests.faults.stores import Flavour
+from tests.forking import ForkServer, read_log, wait_until
 
 SHORT = 0.05
 

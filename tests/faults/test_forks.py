@@ -12,10 +12,10 @@ import pytest
 
 from memstate_core import MemoryStore, SQLiteStorage
 from tests.faults import inspection
-from tests.faults.forking import ForkServer, read_log, wait_until
 from tests.faults.indexes import FileIndex
 from tests.faults.model import register
 from tests.faults.races import Shared
+from tests.forking import ForkServer, read_log, wait_until
 
 
 def test_all_go_on(processes: ForkServer, tmp_path: Path) -> None:

@@ -13,10 +13,10 @@ import pytest
 
 from memstate_core import AsyncInMemoryStorage, AsyncMemoryStore, AsyncSQLiteStorage, Fact
 from tests.faults import inspection
-from tests.faults.forking import ForkServer, wait_until
 from tests.faults.indexes import Index
 from tests.faults.interrupts import SlowIndex
 from tests.faults.model import register
+from tests.forking import ForkServer, wait_until
 
 
 @pytest.mark.parametrize("step", ["prepare", "before", "half", "after"])

@@ -17,10 +17,10 @@ from pathlib import Path
 import pytest
 
 from tests.faults import inspection
-from tests.faults.forking import ForkServer, Worker, read_log, wait_until
 from tests.faults.kills import CASES, USES, Files, client_name, points_of
 from tests.faults.places import MakePlace
 from tests.faults.watching import POINTS, Board
+from tests.forking import ForkServer, Worker, read_log, wait_until
 
 # For each kind of storage 200 kills; those with Chroma take longer, so that they are spread.
 BATCHES = [(kind, batch) for kind, count in (("sqlite", 8), ("postgres", 4), ("redis", 4)) for batch in range(count)]

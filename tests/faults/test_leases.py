@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from memstate_core import Fact, Recovered
-from tests.faults.forking import ForkServer, Worker, wait_until
 from tests.faults.leases import LEASE, open_store
 from tests.faults.places import KINDS, MakePlace, Place
 from tests.faults.races import Shared
+from tests.forking import ForkServer, Worker, wait_until
 
 
 @pytest.fixture(params=KINDS)

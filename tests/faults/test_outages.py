@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 
 from memstate_core import Fact, Recovered
-from tests.faults.forking import ForkServer, Worker, read_log, wait_until
 from tests.faults.outages import (
     COUNTERS,
     DELIVERIES,
@@ -28,6 +27,7 @@ from tests.faults.outages import (
     place_of,
 )
 from tests.faults.places import Place
+from tests.forking import ForkServer, Worker, read_log, wait_until
 from tests.servers import PostgresServer, RedisServer, postgres_server, redis_server
 
 OUTAGES = 20

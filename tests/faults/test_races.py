@@ -20,11 +20,11 @@ from memstate_core import (
     InMemoryStorage,
     MemoryStore,
 )
-from tests.faults.forking import ForkServer, read_log, wait_until
 from tests.faults.indexes import Index
 from tests.faults.model import SINGLETON, Model, register
 from tests.faults.places import KINDS, MakePlace
 from tests.faults.races import Shared, change_in_every_way, check_history, commit_slot, count_up
+from tests.forking import ForkServer, read_log, wait_until
 from tests.servers import chroma_server
 
 

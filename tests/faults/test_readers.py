@@ -13,7 +13,6 @@ import pytest
 
 from memstate_core import Change, Fact, HookError, InMemoryStorage, MemoryStore, SearchResult
 from memstate_core.protocols import Scope
-from tests.faults.forking import ForkServer, wait_until
 from tests.faults.indexes import Index
 from tests.faults.model import register
 from tests.faults.places import KINDS, MakePlace
@@ -21,6 +20,7 @@ from tests.faults.races import Shared
 from tests.faults.readers import PAIR, write_pair
 from tests.faults.stores import Awaited, Flavour
 from tests.faults.test_races import in_threads
+from tests.forking import ForkServer, wait_until
 
 # Turns a hang into a failure, and nothing else.
 LONG = 60

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.forking import ForkServer, wait_until
 from tests.faults.places import MakePlace
 from tests.faults.rebuilds import index, open_store
+from tests.forking import ForkServer, wait_until
 
 STEPS = ["away", "in between", "in place", "swapped"]
 

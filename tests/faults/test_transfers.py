@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.forking import ForkServer, read_log, wait_until
 from tests.faults.places import KINDS, MakePlace
 from tests.faults.races import Shared
 from tests.faults.transfers import ACCOUNTS, SUM, check_sum, open_accounts
+from tests.forking import ForkServer, read_log, wait_until
 
 WRITERS = 8
 READERS = 2

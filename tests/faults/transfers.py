@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from memstate_core import ConflictError, Fact, MemoryStore
-from tests.faults.forking import Log
 from tests.faults.races import Shared
+from tests.forking import Log
 
 ACCOUNTS = [f"account {number}" for number in range(8)]
 AMOUNT = 100

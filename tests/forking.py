@@ -1,7 +1,7 @@
 """Processes to be killed, forked from one that has imported everything and opened nothing.
 
 A process of pytest is no good parent: it has threads, and perhaps a Chroma client, which hangs after a fork. So a
-server is started once (``python -m tests.faults.forking``), which imports what the workers need and forks one whenever
+server is started once (``python -m tests.forking``), which imports what the workers need and forks one whenever
 it is asked to. It also reaps them, for only a parent can; until then their process id is nobody else's.
 """
 
@@ -17,19 +17,19 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 
 # Nothing that is tested takes so long; a worker that hangs is ended by this even when its test is gone.
 LIFETIME = 80
 
 
 class Worker:
-    """A process that runs one function of :mod:`tests.faults`."""
+    """A process that runs one function."""
 
     def __init__(self, server: ForkServer, pid: int, errors: Path) -> None:
         self._server = server
@@ -69,20 +69,28 @@ class Worker:
 
 
 class ForkServer:
-    """Starts workers; used as a context manager, at whose end all of them are gone."""
+    """Starts workers; used as a context manager, at whose end all of them are gone.
 
-    def __init__(self, directory: Path, modules: Sequence[str]) -> None:
+    :param package: the package whose ``modules`` have the functions.
+    :param environment: the server's, and so the workers'.
+    """
+
+    def __init__(
+        self, directory: Path, package: str, modules: Sequence[str], environment: Mapping[str, str] = os.environ
+    ) -> None:
         self._directory = directory
-        self._modules = modules
+        self._names = [f"{package}.{module}" for module in modules]
+        self._package = package
+        self._environment = environment
         self._workers: list[Worker] = []
 
     def __enter__(self) -> Self:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.faults.forking", *self._modules],
+            [sys.executable, "-m", "tests.forking", *self._names],
             cwd=ROOT,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            env={**os.environ, "PYTHONPATH": str(ROOT), "ANONYMIZED_TELEMETRY": "False"},
+            env={**self._environment, "PYTHONPATH": str(ROOT), "ANONYMIZED_TELEMETRY": "False"},
             text=True,
             bufsize=1,
         )
@@ -96,9 +104,9 @@ class ForkServer:
         self._process.communicate()
 
     def start(self, function: str, *arguments: Any) -> Worker:
-        """Run ``module:function`` of this package with plain arguments in a new process."""
+        """Run ``module:function`` of the package with plain arguments in a new process."""
         errors = self._directory / f"errors-{len(self._workers)}.txt"
-        pid = self.ask(do="start", function=function, arguments=arguments, errors=str(errors))
+        pid = self.ask(do="start", function=f"{self._package}.{function}", arguments=arguments, errors=str(errors))
         worker = Worker(self, pid, errors)
         self._workers.append(worker)
         return worker
@@ -174,7 +182,7 @@ def _fork(function: str, arguments: Sequence[Any], errors: str) -> int:
         _redirect(errors)
         faulthandler.register(signal.SIGUSR1, file=2)  # where it hangs, if it does
         module, _, name = function.partition(":")
-        getattr(importlib.import_module(f"tests.faults.{module}"), name)(*arguments)
+        getattr(importlib.import_module(module), name)(*arguments)
         code = 0
     except SystemExit:
         raise  # this one wants to tidy up as programs do
@@ -208,6 +216,6 @@ def _reap(pid: int, seconds: float) -> int | None:
 
 if __name__ == "__main__":
     for name in sys.argv[1:]:
-        importlib.import_module(f"tests.faults.{name}")
+        importlib.import_module(name)
     gc.freeze()  # else a collection in a forked process copies all of this
     _serve(iter(sys.stdin.readline, ""))
