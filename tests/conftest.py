@@ -6,12 +6,14 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
 
+from tests.forking import ForkServer
 from tests.schemas import Schemas
 from tests.servers import Databases, GivenRedis, RedisServer, shared_postgres, shared_redis
 
@@ -40,6 +42,21 @@ def engine(schemas: Schemas) -> Iterator[sa.Engine]:
     engine = sa.create_engine(schemas.url.replace("postgresql:", "postgresql+psycopg:"), pool_size=20)
     yield engine
     engine.dispose()
+
+
+# What a program may know of the machine: where programs are, and through what the network is reached.
+_PASSED_ON = ("PATH", "SYSTEMROOT", "SSL_CERT_FILE", "SSL_CERT_DIR", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
+
+
+@pytest.fixture(scope="session")
+def programs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ForkServer]:
+    """Starts processes of :mod:`tests.programs`, whose home is empty: neither settings nor downloaded models of the
+    machine play a part.
+    """
+    environment = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
+    environment |= {"HOME": str(tmp_path_factory.mktemp("home")), "PYTHONUTF8": "1"}
+    with ForkServer(tmp_path_factory.mktemp("programs"), "tests", ["programs"], environment) as server:
+        yield server
 
 
 # Coverage makes what it watches take twice as long, so it watches every rule once, on memory; of what depends on the

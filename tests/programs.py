@@ -37,3 +37,10 @@ def run(directory: str, name: str) -> None:
     sys.path.insert(0, directory)
     runpy.run_path(name, run_name="__main__")
     raise SystemExit
+
+
+def execute(code: str, *arguments: str) -> None:
+    """Run code as ``python -c code arguments...`` does."""
+    sys.argv[:] = ["-c", *arguments]
+    exec(compile(code, "<code>", "exec"), {"__name__": "__main__"})
+    raise SystemExit

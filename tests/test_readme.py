@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import socket
 import uuid
@@ -20,18 +19,6 @@ OFFLINE = [snippet for snippet in SNIPPETS if not snippet.needs_chroma_server]
 ONLINE = [snippet for snippet in SNIPPETS if snippet.needs_chroma_server]
 CHROMA_PORT = 8000
 
-# What a program may know of the machine: where programs are, and through what the network is reached.
-PASSED_ON = ("PATH", "SYSTEMROOT", "SSL_CERT_FILE", "SSL_CERT_DIR", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
-
-
-@pytest.fixture(scope="module")
-def processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ForkServer]:
-    """Whose home is empty, so that neither settings nor downloaded models of the machine play a part."""
-    environment = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
-    environment |= {"HOME": str(tmp_path_factory.mktemp("home")), "PYTHONUTF8": "1"}
-    with ForkServer(tmp_path_factory.mktemp("programs"), "tests", ["programs"], environment) as server:
-        yield server
-
 
 @pytest.fixture(scope="module")
 def default_chroma_server() -> Iterator[None]:
@@ -46,10 +33,10 @@ def default_chroma_server() -> Iterator[None]:
         yield
 
 
-def run(snippet: Snippet, directory: Path, processes: ForkServer) -> None:
+def run(snippet: Snippet, directory: Path, programs: ForkServer) -> None:
     program = directory / "program.py"
     program.write_text(snippet.code, encoding="utf-8")
-    process = processes.start("programs:run", directory, program.name)
+    process = programs.start("programs:run", directory, program.name)
     assert process.wait() == 0, f"{snippet} failed:\n{process.errors}"
     if snippet.output:
         printed = (directory / f"{program.name}.out").read_text(encoding="utf-8").splitlines()
@@ -57,15 +44,15 @@ def run(snippet: Snippet, directory: Path, processes: ForkServer) -> None:
 
 
 @pytest.mark.parametrize("snippet", OFFLINE, ids=str)
-def test_program(snippet: Snippet, tmp_path: Path, processes: ForkServer) -> None:
-    run(snippet, tmp_path, processes)
+def test_program(snippet: Snippet, tmp_path: Path, programs: ForkServer) -> None:
+    run(snippet, tmp_path, programs)
 
 
 @pytest.mark.xdist_group("port-8000")
 @pytest.mark.parametrize("snippet", ONLINE, ids=str)
 @pytest.mark.usefixtures("default_chroma_server")
-def test_program_with_chroma_server(snippet: Snippet, tmp_path: Path, processes: ForkServer) -> None:
-    run(snippet, tmp_path, processes)
+def test_program_with_chroma_server(snippet: Snippet, tmp_path: Path, programs: ForkServer) -> None:
+    run(snippet, tmp_path, programs)
 
 
 def test_the_readme_begins_with_ten_lines_of_code() -> None:
@@ -125,12 +112,12 @@ class TestSeed:
 
     @pytest.mark.parametrize("program", [one for one in programs if not one.needs_chroma_server], ids=str)
     def test_program_on_another_storage(
-        self, program: Snippet, storage: tuple[str, str], tmp_path: Path, processes: ForkServer
+        self, program: Snippet, storage: tuple[str, str], tmp_path: Path, programs: ForkServer
     ) -> None:
         name, arguments = storage
         code = program.code.replace("InMemoryStorage()", f"InMemoryStorage({arguments})")
         assert code != program.code
-        run(program._replace(code=code.replace("InMemoryStorage", f"{name}Storage")), tmp_path, processes)
+        run(program._replace(code=code.replace("InMemoryStorage", f"{name}Storage")), tmp_path, programs)
 
     @pytest.mark.parametrize("program", programs, ids=str)
     def test_program_is_documented_as_it_is(self, program: Snippet) -> None:

@@ -6,8 +6,6 @@ import asyncio
 import itertools
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -40,6 +38,7 @@ from memstate_core.storages._postgres.runner import _TRIM
 from memstate_core.storages.postgres import AsyncPostgresStorage, PostgresStorage
 from memstate_core.testing.models import User, register_all
 from memstate_core.testing.storage_protocol import Raw, entry, fact, selection
+from tests.forking import ForkServer
 from tests.schemas import Schemas
 from tests.servers import pgbouncer, proxy
 
@@ -210,36 +209,27 @@ def test_the_longest_keys(url: str, schema: str) -> None:
 # Migrations
 
 _OPEN = """
-import sys
+import os, sys, time
 from memstate_core import Fact, MemoryStore
 from memstate_core.storages.postgres import PostgresStorage
-url, schema, number, distributed = sys.argv[1:]
+url, schema, number, distributed, go = sys.argv[1:]
 with PostgresStorage(url, schema=schema, distributed=distributed == "True", pool_size=2) as storage:
-    sys.stdin.readline()
+    while not os.path.exists(go):
+        time.sleep(0.001)
     MemoryStore(storage, allow_unregistered=True).commit(Fact("note", {"n": int(number)}))
 """
 
 
 @pytest.mark.parametrize("distributed", [False, True])
-def test_ten_processes_start_at_once(url: str, distributed: bool) -> None:
-    schema = f"ten {distributed}"
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", _OPEN, url, schema, str(number), str(distributed)],
-            cwd=ROOT,
-            stdin=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+def test_ten_processes_start_at_once(url: str, distributed: bool, programs: ForkServer, tmp_path: Path) -> None:
+    schema, go = f"ten {distributed}", tmp_path / "go"
+    started = [
+        programs.start("programs:execute", _OPEN, url, schema, str(number), str(distributed), str(go))
         for number in range(10)
     ]
-    for process in processes:
-        assert process.stdin is not None
-        process.stdin.write("\n")
-        process.stdin.flush()
-    for process in processes:
-        _, errors = process.communicate(timeout=60)
-        assert process.returncode == 0, errors
+    go.touch()
+    for process in started:
+        process.finish()
     with PostgresStorage(url, schema=schema) as storage:
         store = store_on(storage)
         assert sorted(fact["payload"]["n"] for fact in store.query()) == list(range(10))
@@ -647,90 +637,11 @@ def test_a_client_that_was_paused_holds_nobody_up(url: str, schema: str) -> None
         assert run(Raw(other).facts("a"))["a"].version == version == 8
 
 
-_SINGLETON = """
-import sys
-from memstate_core import MemoryStore
-from memstate_core.storages.postgres import PostgresStorage
-from memstate_core.testing.models import User, register_all
-url, schema, place = sys.argv[1:]
-with PostgresStorage(url, schema=schema) as storage:
-    store = MemoryStore(storage)
-    register_all(store)
-    for turn in range(250):
-        store.commit_model(User(email="one", name=f"{place} {turn}"), session_id=place)
-"""
-
-_TRANSFER = """
-import random, sys
-from memstate_core import BusyError, MemoryStore
-from memstate_core.storages.postgres import PostgresStorage
-url, schema, place = sys.argv[1:]
-numbers = random.Random(int(place))
-with PostgresStorage(url, schema=schema) as storage:
-    store = MemoryStore(storage, allow_unregistered=True)
-    done = 0
-    while done < 40:
-        one, other = (str(n) for n in numbers.sample(range(6), 2))
-        amount = numbers.randrange(1, 10)
-        try:
-            with store.transaction(session_id=place) as tx:
-                first, second = tx.get(one)["payload"]["n"], tx.get(other)["payload"]["n"]
-                tx.update(one, {"n": first - amount})
-                tx.update(other, {"n": second + amount})
-            done += 1
-        except BusyError:
-            pass
-"""
-
-
-def at_once(code: str, count: int, *arguments: str) -> list[subprocess.Popen[str]]:
-    return [
-        subprocess.Popen(
-            [sys.executable, "-c", code, *arguments, str(place)], cwd=ROOT, stderr=subprocess.PIPE, text=True
-        )
-        for place in range(count)
-    ]
-
-
-def ended(processes: list[subprocess.Popen[str]]) -> None:
-    for process in processes:
-        _, errors = process.communicate(timeout=100)
-        assert process.returncode == 0, errors
-
-
-def test_four_processes_write_one_singleton(url: str, schema: str) -> None:
-    ended(at_once(_SINGLETON, 4, url, schema))
-    with PostgresStorage(url, schema=schema) as storage:
-        store = MemoryStore(storage)
-        register_all(store)
-        (found,) = store.query("user", {"email": "one"})
-        assert found["version"] == 1000
-        changes = [change for one in store.history(limit=None) for change in one.changes]
-        assert [change.after.version for change in changes if change.after] == list(range(1000, 0, -1))
-
-
-def test_transfers_keep_the_sum_for_every_reader(url: str, schema: str) -> None:
-    with PostgresStorage(url, schema=schema) as storage:
-        store = store_on(storage)
-        with store.transaction() as tx:
-            for number in range(6):
-                tx.commit(Fact("account", {"n": 100}, id=str(number)))
-        processes = at_once(_TRANSFER, 8, url, schema)
-        looks = 0
-        while any(process.poll() is None for process in processes):
-            assert sum(fact["payload"]["n"] for fact in store.query("account")) == 600
-            looks += 1
-        ended(processes)
-        assert looks > 10
-        assert sum(fact["payload"]["n"] for fact in store.query("account")) == 600
-        assert len(store.history(limit=None)) == 1 + 8 * 40
-
-
 _INTERRUPTED = """
 import random, signal, sys
 from memstate_core import Fact, MemoryStore
 from memstate_core.storages.postgres import PostgresStorage
-url, schema, place = sys.argv[1:]
+url, schema = sys.argv[1:]
 armed = False
 
 def interrupt(*_):
@@ -759,8 +670,8 @@ assert len(store.history("s", limit=None)) == store.get("n")["version"]
 
 
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="timers are of POSIX")
-def test_a_thread_that_was_interrupted_uses_the_store_again(url: str, schema: str) -> None:
-    ended(at_once(_INTERRUPTED, 1, url, schema))
+def test_a_thread_that_was_interrupted_uses_the_store_again(url: str, schema: str, programs: ForkServer) -> None:
+    programs.run("programs:execute", _INTERRUPTED, url, schema)
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="forks are of POSIX")

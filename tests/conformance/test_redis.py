@@ -7,14 +7,12 @@ import contextlib
 import itertools
 import json
 import os
-import subprocess
-import sys
-import textwrap
 import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -47,6 +45,7 @@ from memstate_core.storages._redis import port as redis_port
 from memstate_core.storages._redis.keys import Keys, number_key
 from memstate_core.storages._redis.port import packed
 from memstate_core.testing.storage_protocol import entry
+from tests.forking import ForkServer
 from tests.servers import RedisServer, proxy, redis_binaries, redis_server
 from tests.servers.processes import Port
 
@@ -679,101 +678,29 @@ class TestServer:
                 assert store.get_record("c", "k") == b"v"
 
 
-PROLOGUE = """
-import random, sys
-from pydantic import BaseModel
-from memstate import Constraint, Fact, MemoryStore, RedisStorage, TransientError
-
-class Setting(BaseModel):
-    name: str
-    value: int = 0
-
-url, prefix, number = sys.argv[1:4]
-store = MemoryStore(RedisStorage(url, prefix=prefix, timeout=60), allow_unregistered=True)
-store.register_schema("setting", Setting, Constraint(singleton_key="name"))
+_BEGIN = """
+import os, sys, time
+from memstate import Fact, MemoryStore, RedisStorage
+url, prefix, number, go = sys.argv[1:]
+store = MemoryStore(RedisStorage(url, prefix=prefix), allow_unregistered=True)
+while not os.path.exists(go):
+    time.sleep(0.001)
+store.commit(Fact("setting", {"name": number}), session_id=number)
 """
 
 
-def processes(count: int, url: str, prefix: str, code: str) -> list[str]:
-    """Run code in so many processes at once; what each printed."""
-    started = [
-        subprocess.Popen(
-            [sys.executable, "-c", PROLOGUE + textwrap.dedent(code), url, prefix, str(number)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for number in range(count)
-    ]
-    outputs = []
-    for process in started:
-        out, err = process.communicate(timeout=110)
-        assert process.returncode == 0, err
-        outputs.append(out)
-    return outputs
-
-
 class TestProcesses:
-    def test_ten_begin_at_once(self, redis: Any, prefix: str) -> None:
-        processes(10, redis.url, prefix, "store.commit_model(Setting(name=number), session_id=number)")
+    def test_ten_begin_at_once(self, redis: Any, prefix: str, programs: ForkServer, tmp_path: Path) -> None:
+        go = tmp_path / "go"
+        started = [
+            programs.start("programs:execute", _BEGIN, redis.url, prefix, str(number), str(go)) for number in range(10)
+        ]
+        go.touch()
+        for process in started:
+            process.finish()
         with opened(redis.url, prefix=prefix) as store:
             assert store.count("setting") == 10
             assert len(store.history()) == 10
-
-    def test_commits_on_one_singleton(self, redis: Any, prefix: str) -> None:
-        code = """
-        for turn in range(250):
-            store.commit_model(Setting(name="one", value=turn), session_id=number)
-        """
-        processes(4, redis.url, prefix, code)
-        with opened(redis.url, prefix=prefix) as store:
-            (fact,) = store.query()
-            assert fact["version"] == 1000
-            entries = store.history(limit=None)
-            assert len(entries) == 1000
-            assert sorted(one.changes[0].after.version for one in entries) == list(range(1, 1001))  # type: ignore[union-attr]
-
-    def test_transfers_never_change_the_sum(self, redis: Any, prefix: str) -> None:
-        with opened(redis.url, prefix=prefix) as store:
-            with store.transaction() as tx:
-                for account in range(6):
-                    tx.commit(Fact("account", {"amount": 100}, id=f"a{account}"))
-            stop = threading.Event()
-            sums = set()
-
-            async def read(tx: StorageTransaction) -> int:
-                halves = [[f"a{n}" for n in range(3)], [f"a{n}" for n in range(3, 6)]]
-                facts = [fact for half in halves for fact in (await tx.facts(half)).values()]
-                return sum(json.loads(fact.payload)["amount"] for fact in facts)
-
-            def watch() -> None:
-                while not stop.is_set():
-                    sums.add(run(store.storage.read("default", read, snapshot=True)))
-                    sums.add(sum(fact["payload"]["amount"] for fact in store.query("account")))
-
-            watcher = threading.Thread(target=watch)
-            watcher.start()
-            code = """
-            done = 0
-            while done < 25:
-                one, other = random.sample(range(6), 2)
-                try:
-                    with store.transaction(session_id=number) as tx:
-                        left, right = (tx.get(f"a{n}")["payload"]["amount"] for n in (one, other))
-                        amount = random.randrange(50)
-                        tx.update(f"a{one}", {"amount": left - amount})
-                        tx.update(f"a{other}", {"amount": right + amount})
-                    done += 1
-                except TransientError:
-                    pass
-            """
-            try:
-                processes(8, redis.url, prefix, code)
-            finally:
-                stop.set()
-                watcher.join()
-            assert sums == {600}
-            assert len(store.history(limit=None)) == 201
 
 
 class TestRaces:
