@@ -21,6 +21,9 @@ from benchmarks.workload import OPERATIONS, Note, Preference, Setting, Subject, 
 from memstate_core import ConflictError, InMemoryStorage, MemoryStore, ValidationFailed
 from memstate_langgraph import MemStateCheckpointer
 
+# One process starts the servers, which write as carefully as in production.
+pytestmark = pytest.mark.xdist_group("benchmarks")
+
 TINY = Sizes(facts=40, few_facts=20, journal=40, short_journal=20, indexed=20, writing_seconds=0.01)
 STORAGES = [kind.name for kind in kinds()]
 

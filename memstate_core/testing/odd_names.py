@@ -147,7 +147,7 @@ class TestOddNames:
                 for store in pair._stores:
                     await store.close()
 
-        @tries(12, 1000)
+        @tries(7, 1000)
         @example(["acme", "acme-corp", "acme%"], ["acme", "acme-corp", "acme_corp"])
         @example(["a.b", "$gt", "payload.a", "0"], ["{a}", "a", "*"])
         @example(["';--", '"', "\\", "$1"], ["%s", "%", "_"])

@@ -382,7 +382,7 @@ class TestRandomQueries:
                     ]
             await store.close()
 
-        @tries(40, 3000)
+        @tries(25, 3000)
         @given(st.lists(_values, max_size=6), st.lists(_filters, max_size=6))
         def example(ranks: list[Any], filters: list[dict[str, Any]]) -> None:
             runner.run(check(ranks, filters))

@@ -627,7 +627,7 @@ class TestStateMachine:
 
     def test_whatever_happens_the_store_is_what_the_model_is(self, storages: StorageFactory) -> None:
         machine: Any = lambda: StoreMachine(storages)  # noqa: E731 - anything that makes one will do
-        run_state_machine_as_test(machine, settings=tries(12, 1500, steps=50))
+        run_state_machine_as_test(machine, settings=tries(9, 1500, steps=50))
 
 
 __all__ = ["TestStateMachine"]

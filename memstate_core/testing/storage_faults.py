@@ -74,9 +74,10 @@ class TestStorageFaults(StoreTests):
     async def test_without_hooks(self, stores: Stores, act: str) -> None:
         assert await self.tried(stores, act, hooks=False) >= 3
 
-    @pytest.mark.parametrize("hook_fails", [1, 2])
-    @pytest.mark.parametrize("lasting", [False, True], ids=["once", "outage"])
-    @pytest.mark.parametrize("act", ["block", "rollback"])
+    @pytest.mark.parametrize(
+        ("act", "lasting", "hook_fails"),
+        [("block", False, 1), ("block", True, 2), ("rollback", False, 2), ("rollback", True, 1)],
+    )
     async def test_when_a_hook_fails_too(self, stores: Stores, act: str, lasting: bool, hook_fails: int) -> None:
         assert await self.tried(stores, act, lasting=lasting, hook_fails=hook_fails) >= 9
 

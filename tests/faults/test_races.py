@@ -81,7 +81,7 @@ def test_processes_on_one_singleton(processes: ForkServer, shared: Shared) -> No
 def test_processes_compare_and_set(processes: ForkServer, shared: Shared) -> None:
     store = shared.open()
     store.commit(Fact("note", {"text": "a counter", "number": 0}, id="counter"))
-    times = 8 if shared.index else 100
+    times = 8 if shared.index else 60
     state = all_at_once(processes, shared, "compare_and_set", 4, times)
     assert state.facts["counter"].payload["number"] == 4 * times
     assert state.facts["counter"].version == 4 * times + 1
@@ -91,14 +91,14 @@ def test_processes_compare_and_set(processes: ForkServer, shared: Shared) -> Non
 def test_processes_patch_different_fields(processes: ForkServer, shared: Shared) -> None:
     store = shared.open()
     store.commit(Fact("fields", {}, id="fields"))
-    times = 15 if shared.index else 150
+    times = 15 if shared.index else 80
     state = all_at_once(processes, shared, "patch_a_field", 4, times)
     assert state.facts["fields"].payload == {"text": "four fields", **dict.fromkeys("abcd", times)}
     assert state.facts["fields"].version == 4 * times + 1
 
 
 def test_processes_change_everything(processes: ForkServer, shared: Shared) -> None:
-    state = all_at_once(processes, shared, "mix", 3, 8 if shared.index else 60)
+    state = all_at_once(processes, shared, "mix", 3, 8 if shared.index else 40)
     operations = {entry.operation for entry in state.entries.values()}
     assert operations >= {"COMMIT", "UPDATE", "TRANSACTION", "ROLLBACK", "REDO"}
 
@@ -161,10 +161,10 @@ def test_threads_on_one_singleton(store: MemoryStore) -> None:
     def writer(number: int) -> Callable[[], None]:
         return lambda: [commit_slot(store, number, turn) for turn in range(25)] and None
 
-    in_threads(*map(writer, range(8)))
+    in_threads(*map(writer, range(5)))
     (fact,) = store.query()
-    assert fact["version"] == 200 == len(store.history(limit=None))
-    for number in range(8):
+    assert fact["version"] == 125 == len(store.history(limit=None))
+    for number in range(5):
         texts = [entry.changes[0].after.payload["text"] for entry in store.history(f"session {number}")]
         assert texts[::-1] == [f"{number} {turn}" for turn in range(25)]
 
@@ -172,11 +172,11 @@ def test_threads_on_one_singleton(store: MemoryStore) -> None:
 @pytest.mark.usefixtures("restless")
 def test_threads_compare_and_set(store: MemoryStore) -> None:
     store.commit(Fact("note", {"text": "a counter", "number": 0}, id="counter"))
-    in_threads(*[lambda: [count_up(store) for _ in range(20)]] * 8)
+    in_threads(*[lambda: [count_up(store) for _ in range(16)]] * 6)
     fact = store.get("counter")
     assert fact
-    assert fact["payload"]["number"] == 160
-    assert fact["version"] == 161
+    assert fact["payload"]["number"] == 96
+    assert fact["version"] == 97
 
 
 @pytest.mark.usefixtures("restless")
@@ -197,7 +197,7 @@ def test_threads_change_everything_and_read(store: MemoryStore) -> None:
     ended = threading.Event()
 
     def change(number: int) -> Callable[[], None]:
-        return lambda: [change_in_every_way(store, number, turn) for turn in range(12)] and None
+        return lambda: [change_in_every_way(store, number, turn) for turn in range(10)] and None
 
     def read() -> None:
         while not ended.is_set():
@@ -207,7 +207,7 @@ def test_threads_change_everything_and_read(store: MemoryStore) -> None:
 
     def change_all() -> None:
         try:
-            in_threads(*map(change, range(6)))
+            in_threads(*map(change, range(4)))
         finally:
             ended.set()
 
@@ -216,7 +216,7 @@ def test_threads_change_everything_and_read(store: MemoryStore) -> None:
 
 # Tasks
 
-TASKS = 24
+TASKS = 16
 
 
 @pytest.fixture(params=["memory", *KINDS])

@@ -134,14 +134,14 @@ def reference_filter(one: Mapping[str, Any], payload: dict[str, Any]) -> bool:
     return all(holds(key, part) for key, part in one.items())
 
 
-@tries(400, 50_000)
+@tries(150, 50_000)
 @given(filters, payloads)
 def test_a_filter_means_what_its_definition_says(one: dict[str, Any], payload: dict[str, Any]) -> None:
     predicate = compile_filter(one)
     assert (predicate is None or predicate(payload)) == reference_filter(one, payload)
 
 
-@tries(400, 50_000)
+@tries(150, 50_000)
 @given(filters, payloads)
 def test_what_an_index_narrows_to_holds_every_match(one: dict[str, Any], payload: dict[str, Any]) -> None:
     predicate = compile_filter(one)
@@ -160,7 +160,7 @@ def test_what_an_index_narrows_to_holds_every_match(one: dict[str, Any], payload
             assert predicate(payload)
 
 
-@tries(300, 50_000)
+@tries(150, 50_000)
 @given(values, values)
 def test_equality_has_three_names(left: Any, right: Any) -> None:
     same = exact(left) == exact(right)
@@ -171,7 +171,7 @@ def test_equality_has_three_names(left: Any, right: Any) -> None:
         assert index_key(left) == index_key(right)
 
 
-@tries(300, 50_000)
+@tries(150, 50_000)
 @given(st.lists(values, min_size=3, max_size=3))
 def test_compare_is_an_order(three: list[Any]) -> None:
     one, two, three_ = three
@@ -180,7 +180,7 @@ def test_compare_is_an_order(three: list[Any]) -> None:
         assert compare(one, three_) <= 0
 
 
-@tries(300, 50_000)
+@tries(150, 50_000)
 @given(st.lists(st.sampled_from(TEXTS), max_size=8) | st.lists(st.sampled_from(NUMBERS), max_size=8))
 def test_keys_order_as_values_do(several: list[Any]) -> None:
     for left, right in pairwise(sorted(several)):
