@@ -10,7 +10,7 @@ from typing import Any, Self
 from pydantic import BaseModel
 
 from memstate_core import moves, search
-from memstate_core._bridge import AsyncRuntime
+from memstate_core._async_bridge import AsyncRuntime
 from memstate_core.async_transaction_block import AsyncTransactionBlock
 from memstate_core.block import Block, plain, record_deletion, record_write
 from memstate_core.delivery import Lag
