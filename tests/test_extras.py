@@ -54,16 +54,12 @@ from langchain.agents import create_agent
 from langchain_core.language_models import GenericFakeChatModel
 from langchain_core.vectorstores import InMemoryVectorStore
 from pydantic import BaseModel
-vectors = InMemoryVectorStore(LexicalEmbedder())
-class Hook(VectorStoreHook):
-    def search(self, *_):  # which the vector store needs numpy for
-        return []
+hook = VectorStoreHook(InMemoryVectorStore(LexicalEmbedder()), text_field="text")
+used(hook)
 class Note(BaseModel):
     text: str
-store = MemoryStore(InMemoryStorage(), [Hook(vectors, text_field="text")])
+store = MemoryStore(InMemoryStorage(), [hook])
 store.register_schema("note", Note)
-store.commit(Fact("note", {"text": "tea"}))
-assert [one["text"] for one in vectors.store.values()] == ["tea"]
 model = GenericFakeChatModel(messages=iter(["Hello"]))
 said = create_agent(model, middleware=[MemStateMiddleware(store, session=None)]).invoke({"messages": [("user", "tea")]})
 assert said["messages"][-1].text == "Hello"
