@@ -14,7 +14,7 @@ import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Final, Literal, NoReturn, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn, Self, TypeVar
 
 from memstate_core._bridge import run
 from memstate_core.errors import (
@@ -152,6 +152,12 @@ class SQLiteStorage:
             return result
 
         return await self._alone(transaction)
+
+    async def namespaces(self) -> list[str]:
+        async def work(tx: Any) -> list[str]:
+            return await tx.namespaces()  # type: ignore[no-any-return]
+
+        return await self.read("", work)
 
     async def _alone(self, use: Callable[[sqlite3.Connection], Awaitable[T]]) -> T:
         """Use the connection that writes, one thread at a time; driver errors are translated."""
@@ -306,6 +312,9 @@ class AsyncSQLiteStorage:
 
     async def write(self, namespace: str, work: Work[T]) -> T:
         return await self._there(lambda: run(self._storage.write(namespace, work)))
+
+    async def namespaces(self) -> list[str]:
+        return await self._there(lambda: run(self._storage.namespaces()))
 
     async def aclose(self) -> None:
         """Close what this storage opened; a given connection stays open."""
