@@ -76,7 +76,8 @@ class Keys:
 
     @staticmethod
     def namespace_of(meta: bytes) -> str:
-        return unquote(meta.decode().partition("{")[2].partition("}")[0])
+        name = meta.decode().partition("{")[2].partition("}")[0]
+        return "" if name == "%" else unquote(name)
 
     def _key(self, name: str) -> bytes:
         return f"{self.base}{name}".encode()
