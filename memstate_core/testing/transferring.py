@@ -241,7 +241,10 @@ class TestTransfer(StoreTests):
             await imported(copy, lines)
         assert (await exported(copy))[1:] == lines[1:]
 
-    async def test_all_namespaces(self, stores: Stores, memory: Callable[..., Face]) -> None:
+    async def test_all_namespaces(
+        self, stores: Stores, memory: Callable[..., Face], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(exporting, "PAGE", 3)
         names = ["a", "b/{c}", "\u20ac"]
         storage = stores.storages.new()
         assert await all_exported(storage) == [{"memstate": 1, "namespaces": []}, {"end": {"namespaces": 0}}]
