@@ -19,6 +19,7 @@ from memstate_core import (
     SQLiteStorage,
     UnavailableError,
     ValidationFailed,
+    exporting,
 )
 from memstate_core._bridge import run
 from memstate_core.all_namespaces import export_all, import_all
@@ -107,12 +108,26 @@ def test_what_is_cut_off_goes_on(new: Callable[[], FaultyStorage]) -> None:
         stores = [MemoryStore(copy, namespace=name, allow_unregistered=True) for name in NAMES]
         assert [store.count() for store in stores][:complete] == [2] * complete
         assert sum(run(unfinished(copy, name)) for name in NAMES) == (end not in (0, 1, second, third, len(lines) - 1))
-    # What is complete may be used by then.
+    # What is complete may be used by then, and is not marked as such for others.
+    assert {line.get("record") for line in lines_of(copy)} == {None, "c"}
     stores[0].commit(Fact("note", {"text": "more"}, id="more"))
     assert run(import_all(copy, lines)) == {}
     assert [store.count() for store in stores] == [3, 2, 2]
     with pytest.raises(ConflictError, match="namespace 'a' is not empty"):
         run(import_all(copy, lines))
+
+
+@pytest.mark.parametrize("order", ["aaabaabbabbbba", "aaaaaabaaa", "ab", "a", "abbbba", "aabbbbaa"])
+def test_few_numbers_and_many(order: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In pages of two: a namespace with most of the numbers, or with some, in any place."""
+    monkeypatch.setattr(exporting, "PAGE", 2)
+    storage = InMemoryStorage()
+    for name in order:
+        MemoryStore(storage, namespace=name, allow_unregistered=True).commit(Fact("note", {}))
+    lines = content(lines_of(storage))
+    seqs = [line["transaction"] for line in lines if "transaction" in line]
+    places = list(enumerate(order, 1))
+    assert seqs == [seq for name in "ab" for seq, its in places if its == name]
 
 
 def test_it_is_refused_before_anything_is_written(new: Callable[[], FaultyStorage]) -> None:
