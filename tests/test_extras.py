@@ -210,7 +210,7 @@ def test_every_extra_is_tried(alone: Environment) -> None:
     ("known", "ours", "times"),
     [
         ("import pydantic", "import memstate", 1.5),
-        ("from pydantic import BaseModel", "from memstate import Constraint, MemoryStore, SQLiteStorage", 2.0),
+        ("from pydantic import BaseModel", "from memstate import Constraint, MemoryStore, SQLiteStorage", 1.75),
     ],
 )
 def test_importing_takes_about_as_long_as_pydantic(alone: Environment, known: str, ours: str, times: float) -> None:
