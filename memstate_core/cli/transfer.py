@@ -153,7 +153,7 @@ def _tell(done: Mapping[str, Imported], made: Store) -> None:
                 "code that upgrades them has opened the store"
             )
     if made.hook_names:
-        print("memstate reindex fills the indexes")
+        print("memstate reindex fills the indexes" + ", of a --namespace at a time" * (len(done) > 1))
 
 
 def _whose(namespace: str | None, found: Sized) -> str:
