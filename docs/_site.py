@@ -17,10 +17,11 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
 
 
 class Roles(griffe.Extension):
-    """Sphinx's roles become code."""
+    """Sphinx's roles become code, and what is said behind a list of parameters comes before it, or it would be read as
+    a part of the last one.
+    """
 
     def on_object(self, *, obj: griffe.Object, **_: Any) -> None:
         if obj.docstring is not None:
-            obj.docstring.value = _ROLE.sub(
-                lambda role: f"`{role[1].rpartition('.')[2] or role[1]}`", obj.docstring.value
-            )
+            text = _ROLE.sub(lambda role: f"`{role[1].rpartition('.')[2] or role[1]}`", obj.docstring.value)
+            obj.docstring.value = "\n\n".join(sorted(text.split("\n\n"), key=lambda one: one.startswith(":")))

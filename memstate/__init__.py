@@ -4,61 +4,65 @@ What an application needs is named here; :mod:`memstate.backends` and :mod:`mems
 belong to one database or one index.
 """
 
-from importlib.metadata import version
 from typing import TYPE_CHECKING
 
-from memstate_core import (
-    UNSET,
-    AsyncInMemoryStorage,
-    AsyncMemoryStore,
-    AsyncMemoryView,
-    AsyncSQLiteStorage,
-    AsyncTransactionBlock,
-    BusyError,
-    Change,
-    ClosedError,
-    ConflictError,
-    Constraint,
-    Drift,
-    Fact,
-    Hook,
-    HookError,
-    HookTimeoutError,
-    ImmutableError,
-    InMemoryStorage,
-    Lag,
-    LexicalEmbedder,
-    MemoryStore,
-    MemoryStoreError,
-    MemoryView,
-    MemStateError,
-    Moved,
-    NativeFilter,
-    NotFoundError,
-    Operation,
-    Record,
-    Recovered,
-    Report,
-    SchemaRegistry,
-    ScoredFact,
-    SearchResult,
-    SQLiteStorage,
-    Storage,
-    StorageError,
-    Transaction,
-    TransactionBlock,
-    TransactionContext,
-    TransientError,
-    UnavailableError,
-    ValidationFailed,
-)
-from memstate_core import __getattr__ as __getattr__
+from memstate_core._lazy import __dir__ as __dir__
+from memstate_core._lazy import __getattr__ as __getattr__
 
-if TYPE_CHECKING:  # no part of ``import *``, which would import the vendors
+if TYPE_CHECKING:
+    from memstate_core import (
+        UNSET,
+        AsyncInMemoryStorage,
+        AsyncMemoryStore,
+        AsyncMemoryView,
+        AsyncSQLiteStorage,
+        AsyncTransactionBlock,
+        BusyError,
+        Change,
+        ClosedError,
+        ConflictError,
+        Constraint,
+        Drift,
+        Fact,
+        Hook,
+        HookError,
+        HookTimeoutError,
+        ImmutableError,
+        InMemoryStorage,
+        Lag,
+        LexicalEmbedder,
+        MemoryStore,
+        MemoryStoreError,
+        MemoryView,
+        MemStateError,
+        Moved,
+        NativeFilter,
+        NotFoundError,
+        Operation,
+        Record,
+        Recovered,
+        Report,
+        SchemaRegistry,
+        ScoredFact,
+        SearchResult,
+        SQLiteStorage,
+        Storage,
+        StorageError,
+        Transaction,
+        TransactionBlock,
+        TransactionContext,
+        TransientError,
+        UnavailableError,
+        ValidationFailed,
+    )
+
+    # No part of ``import *``, which would import the vendors.
     from memstate_core.storages.postgres import AsyncPostgresStorage as AsyncPostgresStorage
     from memstate_core.storages.postgres import PostgresStorage as PostgresStorage
     from memstate_core.storages.redis import AsyncRedisStorage as AsyncRedisStorage
     from memstate_core.storages.redis import RedisStorage as RedisStorage
+
+    __version__: str
 
 __all__ = [
     "UNSET",
@@ -105,5 +109,3 @@ __all__ = [
     "UnavailableError",
     "ValidationFailed",
 ]
-
-__version__ = version("memstate")

@@ -10,7 +10,7 @@ from typing import Any, Self
 from pydantic import BaseModel
 
 from memstate_core import moves, search
-from memstate_core._bridge import AsyncRuntime
+from memstate_core._async_bridge import AsyncRuntime
 from memstate_core.async_transaction_block import AsyncTransactionBlock
 from memstate_core.block import Block, plain, record_deletion, record_write
 from memstate_core.delivery import Lag
@@ -27,7 +27,7 @@ from memstate_core.facts import (
 from memstate_core.hooks._adapter import DeliveryMode
 from memstate_core.intents import Selector
 from memstate_core.moves import Target
-from memstate_core.progress import Progress
+from memstate_core.progress import Progress, shown
 from memstate_core.protocols import Record, Storage
 from memstate_core.recovery import Recovered
 from memstate_core.schemas import SchemaRegistry
@@ -311,17 +311,22 @@ class AsyncMemoryStore(StoreBase):
         """Same as :meth:`MemoryStore.recover`, awaited."""
         return await self._use().recovery.heal_abandoned()
 
-    async def verify(self, *, progress: Progress | None = None) -> Report:
+    async def verify(self, *, progress: Progress | bool | None = None) -> Report:
         """Same as :meth:`MemoryStore.verify`, awaited."""
-        return await self._use().verify(progress)
+        with shown(progress) as told:
+            return await self._use().verify(told)
 
-    async def repair(self, *, progress: Progress | None = None) -> Report:
+    async def repair(self, *, progress: Progress | bool | None = None) -> Report:
         """Same as :meth:`MemoryStore.repair`, awaited."""
-        return await self._use().repair(progress)
+        with shown(progress) as told:
+            return await self._use().repair(told)
 
-    async def reindex(self, hook: str | None = None, *, into: Any = None, progress: Progress | None = None) -> int:
+    async def reindex(
+        self, hook: str | None = None, *, into: Any = None, progress: Progress | bool | None = None
+    ) -> int:
         """Same as :meth:`MemoryStore.reindex`, awaited."""
-        return await self._use().reindex(hook, into, progress)
+        with shown(progress) as told:
+            return await self._use().reindex(hook, into, told)
 
     # Deferred delivery
 

@@ -9,7 +9,6 @@ is two-phase commit with the storage as the last resource, as in ``transaction``
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -381,7 +380,7 @@ async def apply(runtime: Runtime, hook: HookAdapter, batch: Any, changes: int) -
 
 
 def hook_error(hook: HookAdapter, operation: str, changes: int, error: Exception) -> HookError:
-    kind = HookTimeoutError if isinstance(error, TimeoutError | asyncio.TimeoutError) else HookError
+    kind = HookTimeoutError if isinstance(error, TimeoutError) else HookError
     reason = str(error) or type(error).__name__
     if not isinstance(error, HookError):
         reason = f"{type(error).__name__}: {reason}"

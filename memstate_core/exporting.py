@@ -13,8 +13,9 @@ from __future__ import annotations
 import base64
 import contextlib
 import json
+from array import array
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from memstate_core.errors import ConflictError
@@ -31,8 +32,12 @@ from memstate_core.protocols import (
 
 FORMAT: Final = 1
 
-# A namespace into which an import has begun has this record until it is complete.
-UNFINISHED: Final = ("memstate.import", "unfinished")
+# What imports leave in a namespace on their way is no part of it.
+_OF_IMPORTS: Final = "memstate.import"
+# A namespace into which an import has begun has this record until it is complete,
+UNFINISHED: Final = (_OF_IMPORTS, "unfinished")
+# and one into which an import of several was complete has this one until all of them are.
+COMPLETE: Final = (_OF_IMPORTS, "complete")
 
 PAGE: Final = 500
 
@@ -41,7 +46,7 @@ RESTORING: Final = (Operation.ROLLBACK, Operation.REDO, Operation.CHECKOUT, Oper
 
 Line = dict[str, Any]
 # How much of the journal is done, and how much there is.
-Progress = Callable[[int, int], None]
+Progress = Callable[[int, int], object]
 
 
 async def export_namespace(
@@ -50,36 +55,39 @@ async def export_namespace(
     write: Callable[[Line], None],
     begin: Callable[[], None],
     progress: Progress = lambda done, total: None,
+    *,
+    export: str | None = None,
 ) -> Mapping[str, int]:
     """Write all of a namespace, as of one moment; returns how much of each kind there was.
 
     ``begin`` is called before the first line, and again when all must be written anew: a storage may find out late that
-    it has not seen one moment.
+    it has not seen one moment. ``export`` is the name of the export, by default a new one.
 
     :raises ConflictError: an import into the namespace is not complete.
     """
 
     async def work(tx: StorageTransaction) -> Mapping[str, int]:
         begin()
-        return await _export(tx, namespace, write, progress)
+        return await _export(tx, namespace, export or new_id(), write, progress)
 
     return await storage.read(namespace, work, snapshot=True)
 
 
 async def _export(
-    tx: StorageTransaction, namespace: str, write: Callable[[Line], None], progress: Progress
+    tx: StorageTransaction, namespace: str, export: str, write: Callable[[Line], None], progress: Progress
 ) -> Mapping[str, int]:
     if await tx.record(*UNFINISHED) is not None:
         raise ConflictError(f"an import into namespace {namespace!r} is not complete; import again to go on with it")
     counts: Counter[str] = Counter(transactions=0, facts=0, savepoints=0, records=0)
-    newest = await tx.history(limit=1)
-    last = newest[0].seq if newest else 0
-    write({"memstate": FORMAT, "export": new_id(), "namespace": namespace, "last": last})
+    seqs = await _seqs(tx)
+    last = seqs[-1] if seqs else 0
+    write({"memstate": FORMAT, "export": export, "namespace": namespace, "last": last})
     for typename, text in sorted((await tx.definitions()).items()):
         write({"definition": typename, "text": text})
     ends: dict[str | None, tuple[int, int]] = {}
-    for start in range(1, last + 1, PAGE):
-        found = await tx.entries(range(start, min(start + PAGE, last + 1)))
+    for start in range(0, len(seqs), PAGE):
+        page = list(seqs[start : start + PAGE])
+        found = await tx.entries(page)
         entries = [found[seq] for seq in sorted(found)]
         made = [(one.fact_id, one.after) for entry in entries for one in entry.changes if one.after and _makes(entry)]
         images = await tx.versions(made) if made else {}
@@ -92,11 +100,13 @@ async def _export(
             write(_line_of_entry(entry, redo if latest == entry.seq else 0, facts))
             counts["transactions"] += 1
             counts["facts"] += len(facts)
-        progress(min(start + PAGE, last), last)
+        progress(page[-1], last)
     for session_id, name, seq in sorted(await tx.savepoints(list(ends)), key=str):
         write({"savepoint": name, "session_id": session_id, "seq": seq})
         counts["savepoints"] += 1
     for collection in await tx.collections():
+        if collection == _OF_IMPORTS:
+            continue
         start_key: str | None = None
         while True:
             records = await tx.scan(collection, start=start_key, limit=PAGE + 1)
@@ -108,6 +118,23 @@ async def _export(
             start_key = records[PAGE].key
     write({"end": dict(counts)})
     return counts
+
+
+async def _seqs(tx: StorageTransaction) -> Sequence[int]:
+    """The seqs of the journal, oldest first, and perhaps others' among them.
+
+    Most namespaces have nearly all numbers that there are, or few of them. Only the latter are worth being looked up,
+    from the newest back, as nobody reads a history in the other direction.
+    """
+    page = await tx.history(limit=PAGE)
+    if len(page) == PAGE and page[0].seq - page[-1].seq < 2 * PAGE:
+        return range(1, page[0].seq + 1)
+    seqs = array("q", [entry.seq for entry in page])
+    while len(page) == PAGE:
+        page = await tx.history(before=page[-1].seq, limit=PAGE)
+        seqs.extend(entry.seq for entry in page)
+    seqs.reverse()
+    return seqs
 
 
 def _makes(entry: Entry) -> bool:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import base64
 import functools
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final, NamedTuple
 
 from pydantic_core import from_json
 
-from memstate_core.errors import ConflictError, ValidationFailed
+from memstate_core.errors import ConflictError, MemoryStoreError, ValidationFailed
 from memstate_core.exporting import FORMAT, PAGE, RESTORING, UNFINISHED, Line, Progress, dumped
 from memstate_core.facts import (
     FactChange,
@@ -47,67 +47,110 @@ class Imported(NamedTuple):
     undemanded: tuple[str, ...]
 
 
+class Numbered:
+    """The lines of an export, and the number of the last one that was taken."""
+
+    def __init__(self, lines: Iterable[Line], number: int = 0) -> None:
+        self._lines = iter(lines)
+        self.number = number
+
+    def __iter__(self) -> Iterator[Line]:
+        return self
+
+    def __next__(self) -> Line:
+        line = next(self._lines)
+        self.number += 1
+        return line
+
+
 async def unfinished(storage: Storage, namespace: str) -> bool:
     """Whether an import into a namespace has begun, and was not completed."""
     return await storage.read(namespace, lambda tx: tx.record(*UNFINISHED)) is not None
 
 
 async def import_namespace(
-    storage: Storage, namespace: str, lines: Iterable[Line], progress: Progress = lambda done, total: None
+    storage: Storage,
+    namespace: str,
+    lines: Iterable[Line],
+    progress: Progress = lambda done, total: None,
+    *,
+    leave: Sequence[RecordWrite] = (),
 ) -> Imported:
     """Record what :func:`export_namespace` wrote, in an empty namespace.
 
     Whoever reads meanwhile sees what is there already. When it was interrupted, the same lines again go on behind what
-    is there; until then :func:`unfinished` says so.
+    is there; until then :func:`unfinished` says so. ``leave`` is written when it is complete, in the same transaction.
 
     :raises ConflictError: the namespace is not empty, or numbers of transactions are taken by other namespaces.
     :raises ValidationFailed: the lines are not an export, or not all of one.
     """
-    lines = iter(lines)
-    header = next(lines, {})
-    if header.get("memstate") != FORMAT:
-        found = header.get("memstate")
-        raise ValidationFailed(
-            f"this is an export of format {found!r}, and this MemState reads {FORMAT}; upgrade memstate"
-            if found is not None
-            else "this is no export: its first line is not the header that memstate export writes"
-        )
+    lines = lines if isinstance(lines, Numbered) else Numbered(lines)
+    header = check_header(next(lines, {}))
     done = await _begin(storage, namespace, header["export"])
     importing = _Import(storage, namespace, done, header["last"], progress)
-    for number, line in enumerate(lines, start=2):
+    for line in lines:
         try:
             if await importing.take(line):
-                return await importing.finish(line["end"])
+                return await importing.finish(line["end"], leave)
+        except ConflictError as error:
+            await importing.withdraw(error)
+            raise
         except (KeyError, TypeError, ValueError) as error:
             what = error if isinstance(error, ValidationFailed) else f"not what memstate export writes: {error!r}"
-            raise ValidationFailed(f"line {number}: {what}") from error
+            raise ValidationFailed(f"line {lines.number}: {what}") from error
     raise ValidationFailed(
         "the export is not complete: its last line is missing. What there is of it has been imported; import the whole "
         "of it to go on"
     )
 
 
+def check_header(header: Line) -> Line:
+    """The first line of an export.
+
+    :raises ValidationFailed: it is none, or of a newer one.
+    """
+    found = header.get("memstate")
+    if found != FORMAT:
+        raise ValidationFailed(
+            f"this is an export of format {found!r}, and this MemState reads {FORMAT}; upgrade memstate"
+            if found is not None
+            else "this is no export: its first line is not the header that memstate export writes"
+        )
+    return header
+
+
 async def _begin(storage: Storage, namespace: str, export: str) -> int:
     """Say in the namespace that an import has begun; returns the seq up to which it was done before."""
 
     async def work(tx: StorageTransaction) -> int:
-        newest = await tx.history(limit=1)
-        mark = await tx.record(*UNFINISHED)
-        if mark is None or mark.decode() != export:
-            if mark is None and (newest or await tx.collections()):
-                raise ConflictError(
-                    f"namespace {namespace!r} is not empty; an export is imported into an empty one, "
-                    "so name another namespace or another database"
-                )
-            if newest or await tx.collections() not in ([], [UNFINISHED[0]]):
-                raise ConflictError(
-                    f"namespace {namespace!r} has a part of another export; go on with that one, "
-                    "or name another namespace or another database"
-                )
+        done = await done_before(tx, namespace, export)
+        if done is None:
             await tx.write(Batch(records=[RecordWrite(*UNFINISHED, export.encode())]))
-        return newest[0].seq if newest else 0
+        return done or 0
 
     return await storage.write(namespace, work)
+
+
+async def done_before(tx: StorageTransaction, namespace: str, export: str) -> int | None:
+    """The seq up to which an export was imported before (0: none yet), or None where that has not begun.
+
+    :raises ConflictError: the namespace has something else.
+    """
+    newest = await tx.history(limit=1)
+    mark = await tx.record(*UNFINISHED)
+    if mark is not None and mark.decode() == export:
+        return newest[0].seq if newest else 0
+    if mark is None and (newest or await tx.collections()):
+        raise ConflictError(
+            f"namespace {namespace!r} is not empty; an export is imported into an empty one, "
+            "so name another namespace or another database"
+        )
+    if newest or await tx.collections() not in ([], [UNFINISHED[0]]):
+        raise ConflictError(
+            f"namespace {namespace!r} has a part of another export; go on with that one, "
+            "or name another namespace or another database"
+        )
+    return None
 
 
 class _Import:
@@ -123,6 +166,7 @@ class _Import:
         self._outgrown: dict[str, None] = {}
         self._records: list[RecordWrite] = []
         self._bytes = 0
+        self._empty = not done
 
     async def take(self, line: Line) -> bool:
         """Record what a line says; whether it is the last one."""
@@ -185,6 +229,7 @@ class _Import:
             await tx.write(Batch(new, [_placed(change, seq) for change in changes], restores=restores))
 
         await self._storage.write(self._namespace, work)
+        self._empty = False
         self._progress(seq, self._last)
 
     async def _put_records(self) -> None:
@@ -193,7 +238,16 @@ class _Import:
             await self._storage.write(self._namespace, lambda tx: tx.write(batch))
         self._records, self._bytes = [], 0
 
-    async def finish(self, counts: Mapping[str, int]) -> Imported:
+    async def withdraw(self, reason: ConflictError) -> None:
+        """Leave no trace, if no transaction has been recorded."""
+        if self._empty:
+            try:
+                batch = Batch(records=[RecordWrite(*UNFINISHED, None)])
+                await self._storage.write(self._namespace, lambda tx: tx.write(batch))
+            except MemoryStoreError as error:
+                reason.add_note(f"that an import had begun could not be taken back: {error}")
+
+    async def finish(self, counts: Mapping[str, int], leave: Sequence[RecordWrite]) -> Imported:
         """What the types demand holds from here on, and the import is complete: one transaction."""
         await self._put_records()
         if dict(counts) != self._counts:
@@ -207,7 +261,7 @@ class _Import:
                 if definition.indexed:
                     await tx.reindex(typename, functools.partial(_described, definition))
             texts = {typename: self._texts[typename] for typename in demanded}
-            await tx.write(Batch(definitions=texts, records=[RecordWrite(*UNFINISHED, None)]))
+            await tx.write(Batch(definitions=texts, records=[RecordWrite(*UNFINISHED, None), *leave]))
 
         await self._storage.write(self._namespace, work)
         return Imported(counts, transaction_id(self._done), tuple(self._outgrown))

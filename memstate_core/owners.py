@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-import socket
 import sys
 from collections.abc import Iterator
 from contextvars import ContextVar
@@ -30,7 +29,7 @@ def _host() -> str:
         namespace = os.readlink("/proc/self/ns/pid")
     except OSError:
         return ""
-    return f"{socket.gethostname()}/{boot}/{namespace}"
+    return f"{os.uname().nodename}/{boot}/{namespace}"
 
 
 def _started(pid: int) -> str | None:

@@ -371,6 +371,13 @@ class Storage(Protocol):
         """Run ``work`` with exclusive right to write; commit when it returns, leave no trace when it raises."""
         ...
 
+    async def namespaces(self) -> list[str]:
+        """The names of the namespaces that have transactions, savepoints, records or definitions, in order.
+
+        :raises StorageError: the storage has digests in place of long names.
+        """
+        ...
+
     async def open(self) -> None:
         """Connect and make or migrate the tables, if that has not happened; everything else does this by itself."""
         ...

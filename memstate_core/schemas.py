@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 import json
 from collections.abc import Callable, Iterable, Mapping
@@ -107,6 +106,8 @@ def place_of(definition: Definition, typename: str, payload: Mapping[str, Any], 
     if definition.scope == "session":
         text += canonical(session_id)
     if len(text) > _SINGLETON_LENGTH:
+        import hashlib  # which takes long to import
+
         return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
     return text
 

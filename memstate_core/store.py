@@ -26,7 +26,7 @@ from memstate_core.facts import (
 from memstate_core.hooks._adapter import DeliveryMode
 from memstate_core.intents import Selector
 from memstate_core.moves import Target
-from memstate_core.progress import Progress
+from memstate_core.progress import Progress, shown
 from memstate_core.protocols import Record, Storage
 from memstate_core.recovery import Recovered
 from memstate_core.schemas import SchemaRegistry
@@ -412,26 +412,29 @@ class MemoryStore(StoreBase):
         """
         return run(self._use().recovery.heal_abandoned())
 
-    def verify(self, *, progress: Progress | None = None) -> Report:
+    def verify(self, *, progress: Progress | bool | None = None) -> Report:
         """How each index differs from storage: a list with a :class:`Drift` for each, falsy where nothing differs.
 
         Others may write meanwhile; what they are changing is no drift. Reads in batches. The facts of what seems to
         differ are claimed for a moment to look at it again, so their writers may have to wait that long.
 
-        :param progress: called with a hook's name, how much is done, and how much there is in all.
+        :param progress: True: bars, on a terminal or in a notebook, which need rich (``memstate[cli]``); or called with
+            a hook's name, how much is done, and how much there is in all, as far as is known.
         :raises HookError: a hook failed to list its index.
         """
-        return run(self._use().verify(progress))
+        with shown(progress) as told:
+            return run(self._use().verify(told))
 
-    def repair(self, *, progress: Progress | None = None) -> Report:
+    def repair(self, *, progress: Progress | bool | None = None) -> Report:
         """Mend what :meth:`verify` finds, in batches and beside other writers; returns what that was.
 
         :raises HookError: a hook failed; the facts that it was being told are in doubt. Call it again to go on.
         :raises BusyError: another transaction held one of the facts for too long.
         """
-        return run(self._use().repair(progress))
+        with shown(progress) as told:
+            return run(self._use().repair(told))
 
-    def reindex(self, hook: str | None = None, *, into: Any = None, progress: Progress | None = None) -> int:
+    def reindex(self, hook: str | None = None, *, into: Any = None, progress: Progress | bool | None = None) -> int:
         """Give a hook (by name; None: all) every fact anew; returns how many facts there are.
 
         For a hook that has just been added to the store, or whose entries are to be made otherwise than before.
@@ -444,7 +447,8 @@ class MemoryStore(StoreBase):
         :raises BusyError: or the index is being rebuilt by someone else.
         :raises MemoryStoreError: a hook calls it that is being told of a transaction.
         """
-        return run(self._use().reindex(hook, into, progress))
+        with shown(progress) as told:
+            return run(self._use().reindex(hook, into, told))
 
     # Deferred delivery
 

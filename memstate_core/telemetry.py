@@ -25,7 +25,6 @@ from __future__ import annotations
 
 import sys
 import time
-from importlib.metadata import PackageNotFoundError, version
 from types import TracebackType
 from typing import Any, Final, Protocol
 
@@ -117,6 +116,8 @@ class _Observer:
     """One application's OpenTelemetry."""
 
     def __init__(self, tracers: Any, meters: Any) -> None:
+        from importlib.metadata import PackageNotFoundError, version
+
         self.tracers, self.meters = tracers, meters
         try:
             found = version("memstate")

@@ -7,6 +7,8 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -59,6 +61,21 @@ def programs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ForkServer]:
         yield server
 
 
+@pytest.fixture(scope="session")
+def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A wheel, made of an sdist, and that; for tests of one xdist group, so that they are built once."""
+    out = tmp_path_factory.mktemp("built")
+    done = subprocess.run(
+        [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(out), str(Path(__file__).parent.parent)],
+        capture_output=True,
+        encoding="utf-8",
+        timeout=100,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    (wheel,), (sdist,) = out.glob("*.whl"), out.glob("*.tar.gz")
+    return wheel, sdist
+
+
 # Coverage makes what it watches take twice as long, so it watches every rule once, on memory; of what depends on the
 # storage, each storage once; of the indexes' flavours, those that are not awaited; and nothing that tests more than the
 # core.
@@ -108,3 +125,15 @@ def pytest_collection_finish() -> None:
     """Whoever collects garbage from now on need not look through all the tests."""
     gc.collect()
     gc.freeze()
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Which versions work when they are installed alone."""
+    reports = terminalreporter.getreports("passed")
+    found = [
+        value for one in reports if one.when == "call" for name, value in one.user_properties if name == "installed"
+    ]
+    if found:
+        terminalreporter.section("installed alone")
+        for line in found:
+            terminalreporter.line(str(line))

@@ -70,20 +70,11 @@ def imported(path: Path) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
-    out = tmp_path_factory.mktemp("wheel")
-    built = subprocess.run(
-        [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(out), str(ROOT)],
-        capture_output=True,
-        encoding="utf-8",
-        timeout=100,
-    )
-    assert built.returncode == 0, built.stdout + built.stderr
-    (path,) = out.glob("*.whl")
-    return zipfile.ZipFile(path)
+def wheel(built: tuple[Path, Path]) -> zipfile.ZipFile:
+    return zipfile.ZipFile(built[0])
 
 
-@pytest.mark.xdist_group("wheel")
+@pytest.mark.xdist_group("built")
 class TestWheel:
     def test_it_is_named_after_the_version(self, wheel: zipfile.ZipFile) -> None:
         assert wheel.filename is not None
@@ -118,7 +109,7 @@ class TestWheel:
     "package", ["memstate", "memstate_core", "memstate.backends", "memstate.display", "memstate.integrations"]
 )
 def test_importing_a_root_imports_no_vendor(package: str) -> None:
-    finished = python(f"import sys, {package}; print(*sorted({set(VENDORS)!r} & set(sys.modules)))")
+    finished = python(f"import sys; from {package} import *; print(*sorted({set(VENDORS)!r} & set(sys.modules)))")
     assert finished.returncode == 0, finished.stderr
     assert finished.stdout.strip() == ""
 
@@ -197,14 +188,14 @@ def test_layers(package: str, forbidden: set[str]) -> None:
 
 @pytest.mark.parametrize("path", modules("memstate"), ids=lambda path: str(path.relative_to(ROOT)))
 def test_the_facade_has_no_logic(path: Path) -> None:
-    """A docstring, imports, and the names that are exported; the version is looked up once."""
+    """A docstring, imports, and the names that are exported."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     assert ast.get_docstring(tree)
     for node in tree.body[1:]:
         if isinstance(node, ast.If):
-            assert ast.unparse(node.test) == "TYPE_CHECKING"  # names that need a vendor are imported when asked for
+            assert ast.unparse(node.test) == "TYPE_CHECKING"  # what is imported when it is asked for
         elif isinstance(node, ast.Assign):
-            assert ast.unparse(node.targets[0]) in ("__all__", "__version__")
+            assert ast.unparse(node.targets[0]) == "__all__"
         else:
             assert isinstance(node, ast.Import | ast.ImportFrom), f"line {node.lineno} is logic"
 
@@ -213,11 +204,12 @@ def test_the_facade_has_no_logic(path: Path) -> None:
 def test_the_facade_exports_what_it_imports(path: Path) -> None:
     tree = ast.parse(path.read_text(encoding="utf-8"))
     names = {
-        alias.asname or alias.name
-        for node in tree.body
-        if isinstance(node, ast.ImportFrom) and node.module not in ("importlib.metadata", "typing")
+        alias.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and node.module != "typing"
         for alias in node.names
-    } - {"__getattr__"}
+        if alias.asname is None  # the others are no part of "import *"
+    }
     exported = [
         name
         for node in tree.body
@@ -227,11 +219,23 @@ def test_the_facade_exports_what_it_imports(path: Path) -> None:
     assert sorted(exported) == sorted(names)
 
 
+def test_what_is_imported_when_asked_for_is_what_types_say() -> None:
+    from memstate_core import _lazy
+
+    tree = ast.parse((ROOT / "memstate_core" / "__init__.py").read_text(encoding="utf-8"))
+    (typed,) = (node for node in tree.body if isinstance(node, ast.If))
+    said = {alias.name: node.module for node in typed.body if isinstance(node, ast.ImportFrom) for alias in node.names}
+    for_notebooks = {name for name in _lazy._MODULES if name.endswith("load_ipython_extension")}
+    assert {name: module for name, module in _lazy._MODULES.items() if name not in for_notebooks} == said
+
+
 def test_the_facade_exports_all_of_the_core() -> None:
     import memstate
     import memstate_core
 
     assert memstate.__all__ == memstate_core.__all__
+    assert set(memstate.__all__) < set(dir(memstate))
+    assert all(getattr(memstate, name) is getattr(memstate_core, name) for name in memstate.__all__)
 
 
 def test_every_error_is_public() -> None:

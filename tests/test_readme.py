@@ -76,6 +76,18 @@ def test_the_commands_of_the_readme_are_those_of_ci() -> None:
     assert commands == ["exec make test"]
 
 
+def test_each_guarantee_of_the_readme_leads_to_a_test() -> None:
+    root = PAGES[0].parent
+    section = PAGES[0].read_text(encoding="utf-8").partition("## What it guarantees")[2].partition("\n## ")[0]
+    named = (root / "docs" / "guarantees.md").read_text(encoding="utf-8")
+    assert section.count("\n- ") == 8
+    for title in re.findall(r"^- (.*)", section, re.MULTILINE):
+        link = re.match(r"\*\*\[[A-Z][a-z ]+\.\]\((\S+\.py)\)\*\*", title)
+        assert link, title
+        assert "def test_" in (root / link[1]).read_text(encoding="utf-8")
+        assert f"](../{link[1]})" in named
+
+
 def test_links_lead_somewhere() -> None:
     for page in PAGES:
         text = page.read_text(encoding="utf-8")

@@ -32,7 +32,7 @@ def name_of(arguments: Sequence[str]) -> str:
 def parse(arguments: Sequence[str]) -> Callable[[], bool] | Complaint | None:
     """Parse a command line: what does it, and returns whether all is well; None: all that it asked for is printed."""
     try:
-        done: Any = get_command(_app()).main(list(arguments), prog_name="memstate", standalone_mode=False)
+        done: Any = _worded(get_command(_app())).main(list(arguments), prog_name="memstate", standalone_mode=False)
     except _MISTAKE as caught:
         error: Any = caught
         context = getattr(error, "ctx", None)
@@ -55,6 +55,17 @@ def _app() -> typer.Typer:
     for family in (demo, moving, log, reading, transfer, worker, indexes):
         family.add_to(app)
     return app
+
+
+def _worded(command: Any) -> Any:
+    """Let help call arguments what we call them; newer versions of Typer add what Python calls their types."""
+    for argument in (
+        one for sub in command.commands.values() for one in sub.params if one.param_type_name == "argument"
+    ):
+        argument.display_type_rich = lambda ctx: None
+        if argument.nargs != 1:
+            argument.get_usage_pieces = lambda ctx, metavar=argument.metavar: [metavar]
+    return command
 
 
 def _show_version(wanted: bool) -> None:

@@ -36,7 +36,10 @@ def add_to(app: typer.Typer) -> None:
 
 
 def verify(
-    store: options.StoreName = None, as_json: options.Json = False, quiet: options.Quiet = False
+    store: options.StoreName = None,
+    namespace: options.Namespace = None,
+    as_json: options.Json = False,
+    quiet: options.Quiet = False,
 ) -> Callable[[], bool]:
     """Compare the indexes of a store with storage, both ways, while others write.
 
@@ -52,11 +55,14 @@ def verify(
 
         return tell
 
-    return functools.partial(_run, store, work)
+    return functools.partial(_run, store, namespace, work)
 
 
 def repair(
-    store: options.StoreName = None, as_json: options.Json = False, quiet: options.Quiet = False
+    store: options.StoreName = None,
+    namespace: options.Namespace = None,
+    as_json: options.Json = False,
+    quiet: options.Quiet = False,
 ) -> Callable[[], bool]:
     """Bring the indexes of a store to what storage says, while others write, and show what was wrong.
 
@@ -72,7 +78,7 @@ def repair(
 
         return tell
 
-    return functools.partial(_run, store, work)
+    return functools.partial(_run, store, namespace, work)
 
 
 def reindex(
@@ -89,6 +95,7 @@ def reindex(
             show_default=False,
         ),
     ] = None,
+    namespace: options.Namespace = None,
     as_json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> Callable[[], bool]:
@@ -124,11 +131,14 @@ def reindex(
 
         return tell
 
-    return functools.partial(_run, store, work)
+    return functools.partial(_run, store, namespace, work)
 
 
 def recover(
-    store: options.StoreName, as_json: options.Json = False, quiet: options.Quiet = False
+    store: options.StoreName = None,
+    namespace: options.Namespace = None,
+    as_json: options.Json = False,
+    quiet: options.Quiet = False,
 ) -> Callable[[], bool]:
     """Tell the hooks of a store what storage says of the facts that crashes and failures left in doubt.
 
@@ -150,10 +160,10 @@ def recover(
 
         return tell
 
-    return functools.partial(_run, store, work)
+    return functools.partial(_run, store, namespace, work)
 
 
-def _run(name: str | None, work: Work) -> bool:
+def _run(name: str | None, namespace: str | None, work: Work) -> bool:
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.WARNING)
 
     async def checked(store: Store) -> bool:
@@ -163,7 +173,7 @@ def _run(name: str | None, work: Work) -> bool:
             tell = await work(store, progress)
         return tell()
 
-    return with_store(name, checked)
+    return with_store(name, checked, namespace=namespace)
 
 
 def _tell_of(report: Report, command: str, as_json: bool, quiet: bool) -> None:

@@ -38,7 +38,7 @@ def log(
     """Show the newest transactions, session by session, with the tree that they form.
 
     The line on which the session stands is the leftmost one (●); lines that a rollback or checkout has left stand
-    beside it (○). ``<- here`` is where the session stands, ``<- redo`` where a redo leads back to.
+    beside it (○). "<- here" is where the session stands, "<- redo" where a redo leads back to.
     """
     if session is not None and long_term:
         raise typer.BadParameter("--session and --long-term exclude each other")

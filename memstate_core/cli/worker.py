@@ -25,6 +25,7 @@ _REPORT: Final = 10.0  # seconds
 
 class _Settings(NamedTuple):
     store: str | None
+    namespace: str | None
     once: bool
     lag: bool
     poll: float
@@ -45,20 +46,21 @@ def worker(
     report: Annotated[
         float, typer.Option(parser=options.seconds, metavar="S", help="Seconds between reports.")
     ] = _REPORT,
+    namespace: options.Namespace = None,
 ) -> Callable[[], bool]:
     """Deliver to the hooks of a store, made with delivery="deferred", what its commits have put into the outbox.
 
     Start as many workers as you like, on as many machines: each delivers what no other one does. Ends on SIGTERM or
     Ctrl-C, when the batch at hand is done.
     """
-    settings = _Settings(store, once, lag, poll, batch, report)
+    settings = _Settings(store, namespace, once, lag, poll, batch, report)
     return functools.partial(_start, settings)
 
 
 def _start(settings: _Settings) -> bool:
     """Work; False when ``--once`` or ``--lag`` found changes that could not be told."""
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.WARNING)
-    return with_store(settings.store, lambda store: _run(store, settings))
+    return with_store(settings.store, lambda store: _run(store, settings), namespace=settings.namespace)
 
 
 async def _run(store: Store, settings: _Settings) -> bool:

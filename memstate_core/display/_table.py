@@ -18,7 +18,9 @@ _GROUNDS: Final[dict[Tone, str]] = {
     "removed": "background:rgba(248,81,73,.18);",
 }
 _LETTERS: Final[dict[Tone, str]] = {"id": "font-family:monospace;opacity:.75;", "muted": "opacity:.65;"}
-_CELL: Final = "text-align:left;vertical-align:top;padding:3px 10px;white-space:pre-wrap;"
+_CELL: Final = "text-align:left;vertical-align:top;padding:3px 10px;"
+# A text of so many characters stays on one line, where a browser would break it at a hyphen to save room.
+_SHORT: Final = 24
 _LINE: Final = "border-bottom:1px solid rgba(128,128,128,.25);"
 _GAP: Final = "  "
 
@@ -43,7 +45,9 @@ class Table:
     @property
     def html(self) -> str:
         title = f'<div style="font-weight:600;padding:2px 10px 4px;">{escape(self.title)}</div>' if self.title else ""
-        headings = "".join(f'<th style="{_CELL}{_LINE}">{_span(name, "muted")}</th>' for name in self.columns)
+        headings = "".join(
+            f'<th style="{_CELL}{_lines(name)}{_LINE}">{_span(name, "muted")}</th>' for name in self.columns
+        )
         head = f"<thead><tr>{headings}</tr></thead>" if headings else ""
         body = "".join(f"<tr>{''.join(map(_cell_html, row))}</tr>" for row in self.rows)
         table = f'<table style="border-collapse:collapse;margin:0;">{head}<tbody>{body}</tbody></table>'
@@ -68,7 +72,12 @@ class Table:
 
 def _cell_html(cell: Cell) -> str:
     hint = f' title="{escape(cell.hint)}"' if cell.hint else ""
-    return f'<td style="{_CELL}{_LINE}{_GROUNDS.get(cell.tone, "")}"{hint}>{_span(cell.text, cell.tone)}</td>'
+    style = f"{_CELL}{_lines(cell.text)}{_LINE}{_GROUNDS.get(cell.tone, '')}"
+    return f'<td style="{style}"{hint}>{_span(cell.text, cell.tone)}</td>'
+
+
+def _lines(text: str) -> str:
+    return f"white-space:{'pre' if len(text) <= _SHORT else 'pre-wrap'};"
 
 
 def _span(text: str, tone: Tone) -> str:

@@ -17,7 +17,8 @@ from typing import Any, ClassVar, Final, NamedTuple, Self
 
 import numpy as np
 
-from memstate_core._bridge import AsyncRuntime, run
+from memstate_core._async_bridge import AsyncRuntime
+from memstate_core._bridge import run
 from memstate_core.errors import HookError
 from memstate_core.facts import Change, Fact, SearchResult
 from memstate_core.hooks import _mapping

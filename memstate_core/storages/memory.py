@@ -84,6 +84,11 @@ class _Namespace:
         self.definitions: dict[str, str] = {}
         self.generation = 0
 
+    @property
+    def has_anything(self) -> bool:
+        """Whether anything is kept here; asking makes a namespace, too."""
+        return bool(self.entries or self.savepoints or self.definitions or any(self.records.values()))
+
     # What follows mutates. It is called with everything checked, so that nothing can fail midway, and can be repeated
     # from the start when an interruption came midway.
 
@@ -566,6 +571,12 @@ class InMemoryStorage:
             if tx.staged:
                 self._lay_down(tx)
             return result
+
+    async def namespaces(self) -> list[str]:
+        self._check_open()
+        refuse_nesting(self._lock)
+        with self._lock:
+            return sorted(name for name, data in self._namespaces.items() if data.has_anything)
 
     def _lay_down(self, tx: _MemoryTransaction) -> None:
         """Do what was staged, to its end also when Ctrl-C comes meanwhile: nothing in it can fail by itself."""

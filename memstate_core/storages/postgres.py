@@ -109,6 +109,9 @@ class PostgresStorage:
     async def write(self, namespace: str, work: Work[T]) -> T:
         return await self._runner.write(namespace, work)
 
+    async def namespaces(self) -> list[str]:
+        return await self._runner.namespaces()
+
     async def aclose(self) -> None:
         await self._runner.aclose()
 
@@ -194,6 +197,9 @@ class AsyncPostgresStorage:
 
     async def write(self, namespace: str, work: Work[T]) -> T:
         return await self._runner.write(namespace, work)
+
+    async def namespaces(self) -> list[str]:
+        return await self._runner.namespaces()
 
     async def aclose(self) -> None:
         """Close what this storage opened; what was given stays open."""

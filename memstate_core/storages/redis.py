@@ -118,6 +118,11 @@ class RedisStorage:
         with self._mine():
             return await self._core.write(namespace, work)
 
+    async def namespaces(self) -> list[str]:
+        """Walks all keys of the server, those of others too, a thousand at a time."""
+        with self._mine():
+            return await self._core.namespaces()
+
     async def aclose(self) -> None:
         await self._core.aclose()
 
@@ -216,6 +221,10 @@ class AsyncRedisStorage:
 
     async def write(self, namespace: str, work: Work[T]) -> T:
         return await self._core.write(namespace, work)
+
+    async def namespaces(self) -> list[str]:
+        """Walks all keys of the server, those of others too, a thousand at a time."""
+        return await self._core.namespaces()
 
     async def aclose(self) -> None:
         """Close what this storage opened; a given client stays open."""

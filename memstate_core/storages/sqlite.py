@@ -5,7 +5,6 @@ One writer at a time (``BEGIN IMMEDIATE``), readers beside it, any number of thr
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import contextvars
 import os
@@ -13,10 +12,9 @@ import sqlite3
 import threading
 import time
 from collections.abc import Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
-from typing import Final, Literal, NoReturn, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn, Self, TypeVar
 
 from memstate_core._bridge import run
 from memstate_core.errors import (
@@ -31,6 +29,9 @@ from memstate_core.storages._forks import tell_of_forks
 from memstate_core.storages._locks import is_held, refuse_nesting
 from memstate_core.storages._sqlite.schema import migrate
 from memstate_core.storages._sqlite.transaction import SQLiteTransaction
+
+if TYPE_CHECKING:
+    from concurrent.futures import ThreadPoolExecutor
 
 T = TypeVar("T")
 
@@ -152,6 +153,12 @@ class SQLiteStorage:
 
         return await self._alone(transaction)
 
+    async def namespaces(self) -> list[str]:
+        async def work(tx: Any) -> list[str]:
+            return await tx.namespaces()  # type: ignore[no-any-return]
+
+        return await self.read("", work)
+
     async def _alone(self, use: Callable[[sqlite3.Connection], Awaitable[T]]) -> T:
         """Use the connection that writes, one thread at a time; driver errors are translated."""
         refuse_nesting(self._lock)
@@ -267,6 +274,8 @@ class AsyncSQLiteStorage:
 
     @staticmethod
     def _new_thread() -> ThreadPoolExecutor:
+        from concurrent.futures import ThreadPoolExecutor
+
         return ThreadPoolExecutor(max_workers=1, thread_name_prefix="memstate-sqlite")
 
     def before_fork(self) -> None:
@@ -280,6 +289,8 @@ class AsyncSQLiteStorage:
         """Call on the storage's thread, in the caller's context."""
         if self._storage._closed:
             raise ClosedError(f"this AsyncSQLiteStorage ({self._storage._path}) was closed; make a new one")
+        import asyncio  # which a program without a loop need not
+
         context = contextvars.copy_context()
         loop = asyncio.get_running_loop()
         return await loop.run_in_executor(self._thread, lambda: context.run(function))
@@ -301,6 +312,9 @@ class AsyncSQLiteStorage:
 
     async def write(self, namespace: str, work: Work[T]) -> T:
         return await self._there(lambda: run(self._storage.write(namespace, work)))
+
+    async def namespaces(self) -> list[str]:
+        return await self._there(lambda: run(self._storage.namespaces()))
 
     async def aclose(self) -> None:
         """Close what this storage opened; a given connection stays open."""

@@ -62,6 +62,10 @@ class FaultyStorage:
     async def aclose(self) -> None:
         await self.inner.aclose()
 
+    async def namespaces(self) -> list[str]:
+        names: list[str] = await self.inner.namespaces()
+        return names
+
     async def read(self, namespace: str, work: Work[T], *, snapshot: bool = False) -> T:
         return await self._with_fault(work, lambda work: self.inner.read(namespace, work, snapshot=snapshot))
 

@@ -25,6 +25,7 @@ from memstate_core.protocols import (
     RecordWrite,
     Savepoint,
     Selection,
+    Storage,
     StorageTransaction,
     Work,
 )
@@ -619,6 +620,29 @@ class TestTheRest(_Base):
         await raw.write(Batch(records=[RecordWrite(long, "k", b"x")]))
         with contextlib.suppress(StorageError):
             assert await raw.ask(lambda tx: tx.collections()) == sorted([*names, long])
+
+    async def test_namespaces(self, raw: Raw) -> None:
+        storage: Storage = raw.storage
+        assert await storage.namespaces() == []
+        written = {
+            "a b/{c}%": Batch(entry("s")),
+            "A": Batch(savepoint=Savepoint("s", "here", 0)),
+            "\u20ac*": Batch(records=[RecordWrite("c", "k", b"x")]),
+            "b": Batch(definitions={"note": "text"}),
+        }
+        for name, batch in written.items():
+            await Raw(storage, name).write(batch)
+        assert await storage.namespaces() == sorted(written)
+        # Nothing was written there, or nothing is left of it.
+        assert await Raw(storage, "asked").ask(lambda tx: tx.position(None)) == Position(0, 0, 0, False)
+        await Raw(storage, "claimed").write(Batch(claims=[Claim("fact:a", "o", 1.0, ())]))
+        for value in (b"x", None):
+            await Raw(storage, "gone").write(Batch(records=[RecordWrite("c", "k", value)]))
+        assert await storage.namespaces() == sorted(written)
+        long = "l" * 500
+        await Raw(storage, long).write(written["b"])
+        with contextlib.suppress(StorageError):  # as with collections
+            assert await storage.namespaces() == sorted([*written, long])
 
     async def test_records_are_written_in_the_transaction_that_read_them(self, raw: Raw) -> None:
         async def work(tx: StorageTransaction) -> list[bytes | None]:

@@ -19,9 +19,10 @@ from memstate_core import (
     exporting,
     importing,
 )
+from memstate_core.all_namespaces import export_all, import_all
 from memstate_core.exporting import Line, export_namespace
 from memstate_core.importing import import_namespace, unfinished
-from memstate_core.protocols import StorageTransaction
+from memstate_core.protocols import Storage, StorageTransaction
 from memstate_core.storages._ordinals import transaction_of
 from memstate_core.storages.memory import AsyncInMemoryStorage, InMemoryStorage
 from memstate_core.testing.face import Face
@@ -41,6 +42,29 @@ async def exported(face: Face, namespace: str = "default") -> list[Line]:
 
 async def imported(face: Face, lines: list[Line], namespace: str = "default") -> Any:
     return await import_namespace(face.storage, namespace, [json.loads(json.dumps(line)) for line in lines])
+
+
+async def all_exported(storage: Storage) -> list[Line]:
+    """The lines of all namespaces, without the name of this very export."""
+    lines: list[Line] = []
+    await export_all(storage, lines.append, _mark(lines))
+    return _unnamed(lines)
+
+
+def _mark(lines: list[Line]) -> Callable[[], Callable[[], None]]:
+    def mark() -> Callable[[], None]:
+        place = len(lines)
+
+        def begin() -> None:
+            del lines[place:]
+
+        return begin
+
+    return mark
+
+
+def _unnamed(lines: list[Line]) -> list[Line]:
+    return [{name: value for name, value in line.items() if name != "export"} for line in lines]
 
 
 def numbered(lines: list[Line]) -> list[Line]:
@@ -216,6 +240,38 @@ class TestTransfer(StoreTests):
         with pytest.raises(ConflictError, match="is not empty"):
             await imported(copy, lines)
         assert (await exported(copy))[1:] == lines[1:]
+
+    async def test_all_namespaces(
+        self, stores: Stores, memory: Callable[..., Face], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(exporting, "PAGE", 3)
+        names = ["a", "b/{c}", "\u20ac"]
+        storage = stores.storages.new()
+        assert await all_exported(storage) == [{"memstate": 1, "namespaces": []}, {"end": {"namespaces": 0}}]
+        chance = random.Random(3)
+        originals = [stores.open(storage=storage, namespace=name) for name in names]
+        for _ in range(40):
+            await do(chance.choice(originals), chance)
+        await stores.open(storage=storage, namespace="nothing was written there", models=False).count()
+        lines: list[Line] = []
+        counts = await export_all(storage, lines.append, _mark(lines))
+        assert list(counts) == names
+        for copy in (memory().storage, stores.storages.new()):
+            assert {name: done.counts for name, done in (await import_all(copy, lines)).items()} == counts
+            assert await copy.namespaces() == names
+            assert await all_exported(copy) == _unnamed(lines)
+            with pytest.raises(ConflictError, match="namespace 'a' is not empty"):
+                await import_all(copy, lines)
+        for face in originals:
+            name = face.store.namespace
+            one = stores.open(models=False)
+            assert list(await import_all(one.storage, lines, only=name)) == [name]
+            assert await one.storage.namespaces() == [name]
+            assert (await exported(stores.open(storage=one.storage, namespace=name), name))[1:] == (
+                await exported(face, name)
+            )[1:]
+        with pytest.raises(ValidationFailed, match="the export has no namespace 'd'; it has 'a', "):
+            await import_all(storage, lines, only="d")
 
     async def test_what_types_demand_holds_in_the_copy(self, stores: Stores) -> None:
         original = stores.open()

@@ -302,3 +302,14 @@ class TestMisuse:
             assert said.err.endswith(
                 "\nmemstate log: there is no database no.db; memstate init sqlite:///no.db makes one\n"
             )
+
+
+def test_help_is_in_our_words(command: Any) -> None:
+    """And no line of it is longer than a terminal is wide."""
+    said = command("--help")
+    commands = re.findall(r"^  (\w+)  ", said.out.partition("Commands:")[2], re.MULTILINE)
+    assert len(commands) == 16
+    shown = said.out + "".join(command(name, "--help").out for name in commands)
+    assert "Usage: memstate diff [OPTIONS] [STORE] FROM [TO]\n" in shown
+    assert not re.search(r"<(str|list)|``|\}\.\.\.", shown)
+    assert max(map(len, shown.splitlines())) <= 80

@@ -34,7 +34,7 @@ def test_the_session_of_the_page(
         for block in blocks
         for one in re.split(r"^\$ memstate ", block, flags=re.MULTILINE)[1:]
     ]
-    assert len(commands) == 9
+    assert len(commands) == 11
     for words, shown in commands:
         said = Said(capsys, *shlex.split(words))
         assert said.code == 0, said.err

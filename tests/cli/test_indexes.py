@@ -225,6 +225,22 @@ class TestFailures:
         assert re.fullmatch(r"unlisted_store\S*mirror: cannot be listed, so not compared\n", said.out)
 
 
+def test_the_indexes_of_a_tenant(command: Any, memory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(memory)
+    Path("memstate.toml").write_text(
+        'store = "sqlite:///memory.db"\nhooks = ["tests.cli.apps:index"]\n', encoding="utf-8"
+    )
+    assert command("init", "sqlite:///memory.db").code == 0
+    MemoryStore(apps.bare_store().storage, namespace="tenant", allow_unregistered=True).commit(Fact("note", {}, id="n"))
+    assert command("verify", "--namespace", "tenant").out.startswith("index: 1 missing")
+    assert command("reindex", "--namespace", "tenant").out == "reindexed index: the store has 1 fact\n"
+    assert command("repair", "--namespace", "tenant").out == "index: no drift (1 fact and 1 entry compared)\n"
+    assert command("recover", "--namespace", "tenant").out == "healed 0, still in doubt 0\n"
+    assert command("verify").out.startswith("index: 1 orphaned")
+    assert command("recover").code == 0
+    assert command("worker", "--once", "--namespace", "tenant").err.count("has no deferred hook") == 1
+
+
 async def _drop_all(tx: Any) -> None:
     for owner in {claim.owner for claim in await tx.claims()}:
         await tx.write(Batch(drop_claims_of=owner))

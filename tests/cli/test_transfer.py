@@ -58,6 +58,55 @@ def test_a_copy_of_a_copy(store: MemoryStore, command: Any, schemas: Schemas, re
         schemas.give_back([schema])
 
 
+def test_all_namespaces(store: MemoryStore, command: Any, redis: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To Redis and back; cut off on the way."""
+    tenant = MemoryStore(store.storage, namespace="tenant", allow_unregistered=True)
+    tenant.commit(Fact("note", {"text": "tea"}, id="tea"))
+    Path("memstate.toml").write_text(
+        f'store = "{redis.url}"\noptions = {{ prefix = "{uuid.uuid4().hex}" }}\n', encoding="utf-8"
+    )
+    said = command("export", URL, "all.jsonl", "--all-namespaces")
+    counted = "7 transactions, 6 versions, 0 records, 0 savepoints"
+    assert (said.out, said.err) == (f"{URL}, 2 namespaces: {counted} exported to all.jsonl\n", "")
+    assert command("import", "all.jsonl").out.endswith(f", 2 namespaces: {counted} imported\n")
+    counts = {"transactions": 1, "facts": 1, "records": 0, "savepoints": 0}
+    assert command("export", "back.jsonl", "--all-namespaces", "--json").data["namespaces"]["tenant"] == counts
+
+    texts = Path("back.jsonl").read_text(encoding="ascii").splitlines(keepends=True)
+    (_, _, second) = (place for place, text in enumerate(texts) if '"memstate":' in text)
+    Path("part.jsonl").write_text("".join(texts[:second]), encoding="ascii")
+    cut = command("import", "sqlite:///copy.db", "part.jsonl")
+    assert (cut.code, cut.err.count("\n"), Path("copy.db").exists()) == (2, 1, False)
+    assert "its last line is missing" in cut.err
+    monkeypatch.setattr(sys, "stdin", io.StringIO("".join(texts[:second])))
+    cut = command("import", "sqlite:///copy.db", "-")
+    assert (cut.code, cut.err.count("\n")) == (1, 1)
+    done = command("import", "sqlite:///copy.db", "back.jsonl")
+    assert done.out == (
+        "sqlite:///copy.db, 1 namespace: 1 transaction, 1 version, 0 records, 0 savepoints imported\n"
+        "1 namespace had been imported before\n"
+    )
+    assert command("export", "sqlite:///copy.db", "copy.jsonl", "--all-namespaces").code == 0
+    assert [one for one in lines("copy.jsonl") if "memstate" not in one] == [
+        one for one in lines("all.jsonl") if "memstate" not in one
+    ]
+    again = command("import", "sqlite:///copy.db", "back.jsonl")
+    assert (again.code, "namespace 'default' is not empty" in again.err) == (1, True)
+
+    one = command("import", "sqlite:///one.db", "all.jsonl", "--namespace", "tenant")
+    assert one.out.startswith("sqlite:///one.db, namespace tenant: 1 transaction, ")
+    assert command("import", "sqlite:///two.db", "all.jsonl", "--namespace", "tenant", "--json").data == {
+        "command": "import",
+        "namespaces": {"tenant": {"counts": counts, "resumed": None, "undemanded": []}},
+    }
+    assert command("stats", "sqlite:///one.db", "--namespace", "tenant", "--json").data["facts"] == 1
+    assert command("import", URL, "all.jsonl", "--namespace", "nobody").err.startswith(
+        "memstate import: ValidationFailed: the export has no namespace 'nobody'; it has 'default', 'tenant'"
+    )
+    both = command("export", URL, "x.jsonl", "--all-namespaces", "--namespace", "tenant")
+    assert (both.code, both.err) == (2, "memstate export: say --namespace or --all-namespaces, not both\n")
+
+
 def test_standard_input(store: MemoryStore, command: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdin", io.StringIO(command("export", URL, "-").out))
     assert command("import", "sqlite:///copy.db", "-").code == 0

@@ -644,6 +644,7 @@ class TestServer:
                 batch = Batch(records=[RecordWrite("c", "k", b"v")])
                 run(storage.write("", lambda tx: tx.write(batch)))
                 assert run(storage.read("", lambda tx: tx.record("c", "k"))) == b"v"
+                assert run(storage.namespaces()) == ["", "a", "{b}", "}{", "é"]
                 with pytest.raises(ValidationFailed, match="min-replicas-to-write"):
                     RedisStorage(cluster, wait_replicas=1)
             cluster.close()
@@ -654,6 +655,7 @@ class TestServer:
                     store = AsyncMemoryStore(storage, namespace="a", allow_unregistered=True)
                     await store.commit(Fact("note", {}, id="m"))
                     assert await store.count() == 2
+                    assert await storage.namespaces() == ["", "a", "{b}", "}{", "é"]
                 await cluster.aclose()
 
             asyncio.run(use())

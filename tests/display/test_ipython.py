@@ -173,3 +173,17 @@ def test_other_looks_stay(shell: InteractiveShell, branched: MemoryStore) -> Non
     assert html(shell, [1]) == "theirs"
     run(shell, "%unload_ext memstate")
     assert html(shell, branched.query()) == "theirs"
+
+
+def test_bars_are_one_output_that_changes(shell: InteractiveShell, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rich.console._is_jupyter", lambda: True)
+    monkeypatch.setattr("memstate_core.display.bars._SECONDS", 0)
+    run(shell, "from memstate_core.display.bars import bars")
+    run(shell, "%%capture shown\nwith bars() as tell:\n    for done in range(3):\n        tell('<b>[red]', done, 2)")
+    (first, *others) = shell.user_ns["shown"]._outputs
+    assert [other["update"] for other in others] == [True] * 3
+    assert {one["transient"]["display_id"] for one in (first, *others)} == {first["transient"]["display_id"]}
+    assert re.fullmatch(r"<b>\[red\] ━{40} 2/2", others[-1]["data"]["text/plain"].strip())
+    assert "&lt;b&gt;[red]" in others[-1]["data"]["text/html"]
+    run(shell, "%%capture shown\nwith bars() as tell:\n    pass")
+    assert shell.user_ns["shown"]._outputs == []

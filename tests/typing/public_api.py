@@ -204,6 +204,7 @@ def going_back(store: MemoryStore) -> None:
 def looking_after(store: MemoryStore) -> None:
     store.recover()
     assert_type(store.verify(progress=lambda hook, done, total: print(hook, done / total)), Report)
+    store.repair(progress=True)
     assert_type(store.deliver(), int)
     assert_type(store.lag(), list[Lag])
     store.add_hook(on_change, delivery="deferred")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from memstate_core._bridge import AsyncRuntime
+from memstate_core._async_bridge import AsyncRuntime
 
 
 async def _renew_while(block: asyncio.Event, log: list[str]) -> None:

@@ -279,6 +279,12 @@ class Runner:
                     await lease.end()
             raise AssertionError("unreachable")
 
+    async def namespaces(self) -> list[str]:
+        async def work(tx: ReadTransaction) -> list[str]:
+            return await tx.namespaces()
+
+        return await self.read("", work, snapshot=False)  # type: ignore[arg-type]
+
     async def _read(self, lease: _Lease, namespace: str, work: Work[T], snapshot: bool) -> T:
         async def hold() -> bool:
             return await lease.begin(_BEGIN_SNAPSHOT)

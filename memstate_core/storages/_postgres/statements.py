@@ -211,6 +211,13 @@ SAVEPOINTS_OF: Final = compiled(
 COLLECTIONS: Final = compiled(
     sa.select(RECORDS.c.collection).where(_of_namespace(RECORDS)).distinct().order_by(RECORDS.c.collection)
 )
+_BEHIND: Final = sa.union_all(
+    *[
+        sa.select(sa.func.min(table.c.namespace).label("name")).where(table.c.namespace > _value("behind"))
+        for table in (SESSIONS, SAVEPOINTS, RECORDS, DEFINITIONS)
+    ]
+).subquery()
+NEXT_NAMESPACE: Final = compiled(sa.select(sa.func.min(_BEHIND.c.name)))
 _RECORDS: Final = sa.select(RECORDS.c.key, RECORDS.c.value).where(
     _of_namespace(RECORDS), RECORDS.c.collection == _value("collection")
 )

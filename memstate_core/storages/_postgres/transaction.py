@@ -285,6 +285,18 @@ class ReadTransaction:
 
     # Records, claims and definitions
 
+    async def namespaces(self) -> list[str]:
+        """Of all in the schema."""
+        names: list[str] = []
+        while (name := (await self._ask(sql.NEXT_NAMESPACE, behind=names[-1] if names else ""))[0][0]) is not None:
+            names.append(name)
+        if any(map(is_digest, names)):
+            raise StorageError(
+                "there is a namespace whose name is longer than 200 bytes, and PostgresStorage keeps only a digest of "
+                "it; namespaces cannot be listed"
+            )
+        return names
+
     async def collections(self) -> list[str]:
         names = [row[0] for row in await self._ask(sql.COLLECTIONS)]
         if any(map(is_digest, names)):

@@ -24,11 +24,12 @@ from memstate_core.protocols import Batch, ClaimsLost, Work
 from memstate_core.storages._ordinals import ordinal, taken_seq
 from memstate_core.storages._places import shared_place
 from memstate_core.storages._redis.errors import is_lost, is_no_script, is_passing, is_read_only, translated
+from memstate_core.storages._redis.keys import Keys
 from memstate_core.storages._redis.known import Holder, Known, Namespaces, Slot
 from memstate_core.storages._redis.plan import Plan, plan_of, verification
 from memstate_core.storages._redis.port import Port
 from memstate_core.storages._redis.schema import FORMAT, LOOK, migration
-from memstate_core.storages._redis.scripts import LOCK, UNLOCK, Script
+from memstate_core.storages._redis.scripts import HAS_ANYTHING, LOCK, UNLOCK, Script
 from memstate_core.storages._redis.server import check_server
 from memstate_core.storages._redis.transaction import RedisTransaction
 from memstate_core.storages._redis.write_script import ABANDON, WRITE
@@ -134,6 +135,16 @@ class Core:
                 result = await self._write_once(known, work, lock, deadline)
             if result is not _AGAIN:
                 return result
+
+    async def namespaces(self) -> list[str]:
+        await self.open()
+        metas = await self._command(Keys.pattern(self._prefix), time.monotonic() + self._timeout)
+        found = []
+        for name in sorted(map(Keys.namespace_of, metas)):
+            keys = Keys(self._prefix, name)
+            if await self.call(HAS_ANYTHING, (keys.meta, keys.journal, keys.records, keys.definitions), ()):
+                found.append(name)
+        return found
 
     async def _write_once(
         self, known: Known, work: Work[T], lock: str | None, deadline: float, *, predicting: bool = False
@@ -359,10 +370,15 @@ class Core:
         return await self._command(command, time.monotonic() + self._timeout)
 
     async def _command(
-        self, command: tuple[Any, ...] | None, deadline: float, unknown: tuple[Any, ...] = (), *, writing: bool = False
+        self,
+        command: tuple[Any, ...] | str | None,
+        deadline: float,
+        unknown: tuple[Any, ...] = (),
+        *,
+        writing: bool = False,
     ) -> Any:
-        """Send a command (None: ask what the server is), again while it is away; ``unknown`` when it does not know the
-        script.
+        """Send a command (None: ask what the server is; a text: which keys are like it), again while it is away;
+        ``unknown`` when it does not know the script.
         """
         lost = False
         pause = 0.0
@@ -372,6 +388,8 @@ class Core:
             try:
                 if command is None:
                     return await port.info()
+                if isinstance(command, str):
+                    return await port.keys(command)
                 if not writing or not self._wait_replicas:
                     return await port.execute(*command)
                 return await self._wait(port, command)

@@ -28,7 +28,7 @@ from __future__ import annotations
 import math
 import struct
 from typing import Final, NamedTuple
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 from memstate_core.facts import IndexEntry
 from memstate_core.filters import ABSENT, NUMBER, Range
@@ -68,6 +68,16 @@ class Keys:
             self.lanes,
             self.outbox,
         )
+
+    @staticmethod
+    def pattern(prefix: str) -> str:
+        """What the ``meta`` of all namespaces looks like, for ``SCAN``."""
+        return f"{quote(prefix, safe='')}:{{*}}:meta"
+
+    @staticmethod
+    def namespace_of(meta: bytes) -> str:
+        name = meta.decode().partition("{")[2].partition("}")[0]
+        return "" if name == "%" else unquote(name)
 
     def _key(self, name: str) -> bytes:
         return f"{self.base}{name}".encode()

@@ -12,6 +12,7 @@ import redis as driver
 from redis.exceptions import ResponseError
 
 NEVER_DECODE: Final = "NEVER_DECODE"
+_AT_ONCE: Final = 1000  # so many keys does the server look at before it serves others
 # Older versions of the driver want to be told what a connection is for.
 _NAMED: Final = () if tuple(map(int, driver.__version__.split(".")[:2])) >= (5, 3) else ("EVALSHA",)
 
@@ -25,6 +26,11 @@ def packed(command: tuple[Any, ...]) -> bytes:
     return b"".join(parts)
 
 
+def _as_bytes(key: str | bytes) -> bytes:
+    """A key from a client that may decode."""
+    return key.encode() if isinstance(key, str) else key
+
+
 class Port(Protocol):
     """Commands to a client, whoever made it. Answers are bytes, also from a client that decodes."""
 
@@ -35,6 +41,10 @@ class Port(Protocol):
         ...
 
     async def execute(self, *command: Any) -> Any: ...
+
+    async def keys(self, pattern: str) -> set[bytes]:
+        """The keys that fit, of all servers of a cluster."""
+        ...
 
     async def execute_and_wait(self, replicas: int, milliseconds: int, *command: Any) -> tuple[Any, int]:
         """The command's answer, and how many replicas have acknowledged it in time."""
@@ -75,6 +85,9 @@ class SyncPort:
             raise
         finally:
             pool.release(connection)
+
+    async def keys(self, pattern: str) -> set[bytes]:
+        return {_as_bytes(key) for key in self.client.scan_iter(match=pattern, count=_AT_ONCE)}
 
     async def execute_and_wait(self, replicas: int, milliseconds: int, *command: Any) -> tuple[Any, int]:
         # WAIT is about what its own connection has written.
@@ -141,6 +154,10 @@ class AsyncPort:
             raise
         finally:
             await pool.release(connection)
+
+    async def keys(self, pattern: str) -> set[bytes]:
+        with _no_cancellation_lost():
+            return {_as_bytes(key) async for key in self.client.scan_iter(match=pattern, count=_AT_ONCE)}
 
     async def execute_and_wait(self, replicas: int, milliseconds: int, *command: Any) -> tuple[Any, int]:
         with _no_cancellation_lost():

@@ -44,6 +44,15 @@ FIELDS: Final = Script(f"{COMMON} return {{{_STAMP}, unpack(hmget(KEYS[2], ARGV)
 # KEYS meta, hash. All fields and values.
 WHOLE: Final = Script(f"local all = redis.call('HGETALL', KEYS[2]) return {{{_STAMP}, all}}")
 
+# KEYS meta, journal, records, definitions. Whether the namespace has anything, a savepoint at the least.
+HAS_ANYTHING: Final = Script("""
+if redis.call('EXISTS', KEYS[2], KEYS[3], KEYS[4]) > 0 then return 1 end
+for _, field in ipairs(redis.call('HKEYS', KEYS[1])) do
+    if string.sub(field, 1, 1) == 'p' then return 1 end
+end
+return 0
+""")
+
 # KEYS meta, claims. ARGV the session. Generation, where the session stands, how many claims there are.
 POSITION: Final = Script("""
 local found = redis.call('HMGET', KEYS[1], 'stamp', 'generation', 'h' .. ARGV[1])

@@ -127,3 +127,8 @@ SELECT_COLLECTIONS: Final = """
     )
     SELECT name FROM found WHERE name IS NOT NULL
 """
+_NAMESPACES: Final = " UNION ALL ".join(
+    f"SELECT min(namespace) AS name FROM memstate_{table} WHERE namespace > ?1"
+    for table in ("sessions", "savepoints", "records", "definitions")
+)
+SELECT_NEXT_NAMESPACE: Final = f"SELECT min(name) FROM ({_NAMESPACES})"

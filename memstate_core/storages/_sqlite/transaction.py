@@ -253,6 +253,15 @@ class SQLiteTransaction:
         )
         return [Savepoint(session[1:] if session else None, name, seq) for session, name, seq in rows]
 
+    async def namespaces(self) -> list[str]:
+        """Of the whole file."""
+        names: list[str] = []
+        while (
+            name := self._execute(sql.SELECT_NEXT_NAMESPACE, (names[-1] if names else "",)).fetchone()[0]
+        ) is not None:
+            names.append(name)
+        return names
+
     async def collections(self) -> list[str]:
         return [row[0] for row in self._execute(sql.SELECT_COLLECTIONS, (self._namespace,) * 2)]
 
