@@ -289,16 +289,24 @@ class Broken:
             raise ConnectionError("the second index is away")
 
 
+def come_before(directory: str, case: str) -> None:
+    """What comes before the operation of a case; a copy of what it leaves is the start of each killed process."""
+    files = Files(Path(directory))
+    log = Log(files.log)
+    store = files.open(lambda point: None)
+    for op in CASES[case].before:
+        log.write({"begin": op})
+        perform(store, op)
+        log.write({"end": "done"})
+
+
 def be_killed_in(directory: str, case: str, point: str | None, n: int, broken: bool) -> None:
     """Carry a case out, to be killed at the ``n``-th passing of a point; without one, log what is passed."""
     files = Files(Path(directory))
     log = Log(files.log)
     at = KillAt(point, n)
     store = files.open(at, *([Broken(at)] if broken else []))
-    for op in CASES[case].before:
-        log.write({"begin": op})
-        perform(store, op)
-        log.write({"end": "done"})
+    store.count()
     log.write({"begin": CASES[case].op})
     at.armed = True
     try:

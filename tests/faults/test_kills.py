@@ -9,6 +9,7 @@ with random operations and is killed in turn. The kills are real ones, from outs
 from __future__ import annotations
 
 import random
+import shutil
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -87,11 +88,12 @@ CLAIMED = {"claim: committed", "apply: begins", "apply: half done", "apply: done
 
 @pytest.mark.parametrize("case", CASES)
 def test_killed_at_every_step(case: str, processes: ForkServer, tmp_path: Path) -> None:
-    points = _passed(processes, tmp_path / "0", "kills:be_killed_in", case, None, 0, False)
+    begun = _begun(processes, tmp_path, case)
+    points = _passed(processes, shutil.copytree(begun, tmp_path / "0"), "kills:be_killed_in", case, None, 0, False)
     assert {"claim: committed", "apply: done", "decide: written", "decide: committed"} <= {point for point, _ in points}
     assert ("apply: half done", 1) in points or case in ("commit", "commit a singleton", "update", "delete")
     for number, (point, n) in enumerate(points, start=1):
-        directory = _new(tmp_path / str(number))
+        directory = shutil.copytree(begun, tmp_path / str(number))
         assert processes.start("kills:be_killed_in", directory, case, point, n, False).wait() == -9, (point, n)
         assert bool(inspection.claims(directory / "memory.db")) is (point in CLAIMED), (point, n)
         use = list(USES)[number % len(USES)]
@@ -100,12 +102,13 @@ def test_killed_at_every_step(case: str, processes: ForkServer, tmp_path: Path) 
 
 @pytest.mark.parametrize("case", ["block", "promote", "rollback"])
 def test_killed_while_undoing_what_a_hook_refused(case: str, processes: ForkServer, tmp_path: Path) -> None:
-    points = _passed(processes, tmp_path / "0", "kills:be_killed_in", case, None, 0, True)
+    begun = _begun(processes, tmp_path, case)
+    points = _passed(processes, shutil.copytree(begun, tmp_path / "0"), "kills:be_killed_in", case, None, 0, True)
     applied = points.index(("apply: done", 1))
     undoing = points[applied + 1 :]
     assert {"apply: half done", "apply: done", "release: written", "release: committed"} <= {p for p, _ in undoing}
     for number, (point, n) in enumerate(undoing, start=1):
-        directory = _new(tmp_path / str(number))
+        directory = shutil.copytree(begun, tmp_path / str(number))
         assert processes.start("kills:be_killed_in", directory, case, point, n, True).wait() == -9, (point, n)
         assert bool(inspection.claims(directory / "memory.db")) is (point != "release: committed")
         processes.run("kills:check_left", directory, list(USES)[number % len(USES)], "undone")
@@ -113,26 +116,28 @@ def test_killed_while_undoing_what_a_hook_refused(case: str, processes: ForkServ
 
 @pytest.mark.parametrize("left_at", ["claim: committed", "apply: half done", "decide: written"])
 def test_killed_while_healing(left_at: str, processes: ForkServer, tmp_path: Path) -> None:
-    def leave(directory: Path) -> Path:
-        assert processes.start("kills:be_killed_in", _new(directory), "block", left_at, 1, False).wait() == -9
-        return directory
-
-    points = _passed(processes, leave(tmp_path / "0"), "kills:be_killed_in_recovery", "recover", None, 0)
+    left = _begun(processes, tmp_path, "block")
+    assert processes.start("kills:be_killed_in", left, "block", left_at, 1, False).wait() == -9
+    points = _passed(
+        processes, shutil.copytree(left, tmp_path / "0"), "kills:be_killed_in_recovery", "recover", None, 0
+    )
     assert {"claim: written", "apply: half done", "apply: done", "release: written"} <= {point for point, _ in points}
     for number, (point, n) in enumerate(points, start=1):
-        directory = leave(tmp_path / str(number))
+        directory = shutil.copytree(left, tmp_path / str(number))
         use = list(USES)[number % 6]  # not the last one, whose storage says nothing of where it is
         assert processes.start("kills:be_killed_in_recovery", directory, use, point, n).wait() == -9, (point, n)
         processes.run("kills:check_left", directory, "recover", "undone")
 
 
+def _begun(processes: ForkServer, tmp_path: Path, case: str) -> Path:
+    """A directory in which all has happened that comes before the operation of a case."""
+    directory = tmp_path / "begun"
+    directory.mkdir()
+    processes.run("kills:come_before", directory, case)
+    return directory
+
+
 def _passed(processes: ForkServer, directory: Path, function: str, *arguments: object) -> list[tuple[str, int]]:
     """What a process passes that is not killed."""
-    directory.mkdir(exist_ok=True)
     processes.run(function, directory, *arguments)
     return points_of(directory)
-
-
-def _new(directory: Path) -> Path:
-    directory.mkdir()
-    return directory

@@ -7,10 +7,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from memstate_core import ConflictError, InMemoryStorage, MemoryStore, Moved
+from memstate_core.testing.profiles import tries
 from tests.faults.indexes import Index
 from tests.faults.model import SINGLETON, Model, Op, Refused, perform, register
 from tests.faults.places import KINDS, MakePlace
@@ -60,8 +61,8 @@ def slot_of(fact_id: str, session: str | None) -> Op:
     return ["commit", fact_id, SINGLETON, {"name": "left", "text": fact_id}, session, False]
 
 
-# Servers take longer, and half a minute is enough.
-TRIES = {"memory": 200, "sqlite": 100, "postgres": 50, "redis": 50}
+# Servers take longer.
+TRIES = {"memory": 150, "sqlite": 60, "postgres": 25, "redis": 25}
 
 
 def test_sessions_are_isolated(storage: Any, request: pytest.FixtureRequest) -> None:
@@ -72,11 +73,7 @@ def test_sessions_are_isolated(storage: Any, request: pytest.FixtureRequest) -> 
     @example([slot_of("slot 1", "a"), ["delete", "slot 1", "a"], slot_of("slot 2", "b"), ["rollback", "a", 1, "keep"]])
     @example([slot_of("slot 1", "a"), ["delete", "slot 1", "a"], slot_of("slot 2", "b"), ["rollback", "a", 1, "raise"]])
     @given(operations)
-    @settings(
-        max_examples=TRIES[request.node.callspec.params["storage"]],
-        deadline=None,
-        suppress_health_check=[HealthCheck.too_slow],
-    )
+    @tries(TRIES[request.node.callspec.params["storage"]], 3000)
     def check(ops: list[Op]) -> None:
         index = Index()
         with MemoryStore(storage, [index], namespace=next(namespaces)) as store:
