@@ -19,6 +19,9 @@ _F: Final = name_of(tables.FACTS)
 _V: Final = name_of(tables.VERSIONS)
 _X: Final = name_of(tables.FIELDS)
 
+# The namespace as the index of ordinals has it.
+_IN_ORDER: Final = "f.namespace || '' = $1"
+
 _SHIFT: Final = LARGEST_TRANSACTION.bit_length() - 1
 _COLUMNS: Final = tuple(column.name for column in tables.VERSIONS.columns)
 _ARCHIVED: Final = ", ".join(_COLUMNS)
@@ -39,7 +42,8 @@ _FACT_INPUT: Final = (
     ("place", "bigint"),
     ("plain", "boolean"),
 )
-_BEFORE_INPUT: Final = (("was", "bigint"), ("stamp", "bigint"))
+_BEFORE_INPUT: Final = (("at", "bigint"), ("was", "bigint"), ("stamp", "bigint"))
+_SAME_FACT: Final = "f.ordinal = x.at AND f.version = x.was AND f.stamp = coalesce(x.stamp, f.stamp)"
 # What a version always has. A place may have to be set anew though it is the same.
 _CONTENT: Final = frozenset(StoredFact._fields) - {"id", "version", "singleton"}
 _FIELD_INPUT: Final = (
@@ -62,7 +66,7 @@ def _is_plain(payload: str) -> bool:
 
 
 class _Changed(NamedTuple):
-    id: str
+    at: int
     place: int
     before: StoredFact
     after: StoredFact
@@ -84,7 +88,7 @@ def write_facts(made: WriteStatement, batch: Batch, ground: Ground) -> None:
     for place, (before, after, entries) in enumerate(batch.changes):
         if after is None:
             assert before is not None
-            gone.append((before.id, before.version, stamps.get(before.id)))
+            gone.append((before.ordinal, before.version, stamps.get(before.id)))
             cleared.append(before.ordinal)
             touched.append(before.id)
             continue
@@ -93,7 +97,7 @@ def write_facts(made: WriteStatement, batch: Batch, ground: Ground) -> None:
             if not batch.restores and after.id in ground.facts:
                 looked_for.append((after.id, after.version))
         else:
-            changed.append(_Changed(before.id, place, before, after, stamps.get(before.id)))
+            changed.append(_Changed(before.ordinal, place, before, after, stamps.get(before.id)))
             if before.ordinal != after.ordinal:
                 cleared.append(before.ordinal)
         if batch.restores:
@@ -109,20 +113,20 @@ def write_facts(made: WriteStatement, batch: Batch, ground: Ground) -> None:
     # Transactions on the same facts meet them in the same order; else they would deadlock, and one be run again.
     changed.sort()
     gone.sort()
-    ids_before = [*(one.id for one in changed), *(row[0] for row in gone)]
-    _lock(made, ids_before, _kept(batch, ground))
+    befores = [change.before for change in batch.changes if change.before is not None]
+    _lock(made, [before.id for before in befores], _kept(batch, ground))
     if new:
         _insert(made, batch, new, looked_for)
-    if ids_before:
-        theirs = _archive(made, ids_before)
+    if befores:
+        theirs = _archive(made, befores)
     if changed:
         _update(made, batch, changed, theirs)
     if gone:
-        source = made.rows((("id", "text"), *_BEFORE_INPUT), gone)
+        source = made.rows(_BEFORE_INPUT, gone, hashed=True)
         made.part(
             "gone",
-            f"DELETE FROM {_F} f USING entry e, {source} WHERE f.namespace = $1 AND {theirs} AND f.id = x.id "
-            f"AND f.version = x.was AND f.stamp = coalesce(x.stamp, f.stamp){_after_locks(made)} RETURNING 1",
+            f"DELETE FROM {_F} f USING entry e, {source} "
+            f"WHERE {theirs} AND {_SAME_FACT}{_after_locks(made)} RETURNING 1",
         )
         made.facts.append(made.counted("gone", len(gone)))
     if cleared:
@@ -159,9 +163,9 @@ def _lock(made: WriteStatement, ids: Sequence[str], kept: Sequence[tuple[str, in
     made.part(
         "locked",
         f"SELECT f.id, f.stamp FROM {_F} f, entry e WHERE f.namespace = $1 AND f.id = ANY ({wanted}) "
-        "ORDER BY f.id FOR UPDATE OF f",
+        "ORDER BY f.ordinal FOR UPDATE OF f",
     )
-    source = made.rows((("id", "text"), ("stamp", "bigint")), kept)
+    source = made.rows((("id", "text"), ("stamp", "bigint")), kept, hashed=True)
     made.facts.append(
         f"(SELECT count(*) FROM locked f JOIN {source} ON f.id = x.id AND f.stamp = x.stamp) = {len(kept)}"
     )
@@ -211,17 +215,22 @@ def _check_unused(made: WriteStatement, part: str, count: int, versions: Sequenc
     )
 
 
-def _archive(made: WriteStatement, ids: Sequence[str]) -> str:
+def _archive(made: WriteStatement, befores: Sequence[StoredFact]) -> str:
     """A version is archived when it stops being the current one; one that came back is in the archive already.
 
     Returns the condition that a fact ``f`` is one of them. A join with the input says the same, but the planner is for
-    reading all facts then, and not always in the same order.
+    reading all facts then, and not always in the same order. Several are looked up by their order, in which those of
+    one session are side by side, while ids are all over an index.
     """
-    theirs = f"f.id = {made.value(ids[0])}" if len(ids) == 1 else f"f.id = ANY ({made.array(ids)})"
+    if len(befores) == 1:
+        theirs = f"f.namespace = $1 AND f.id = {made.value(befores[0].id)}"
+    else:
+        ordinals = made.array(sorted([before.ordinal for before in befores]), "bigint")
+        theirs = f"{_IN_ORDER} AND f.ordinal = ANY ({ordinals})"
     made.part(
         "archived",
         f"INSERT INTO {_V} ({_ARCHIVED}) SELECT {_ARCHIVED_OF_F} FROM {_F} f, entry e "
-        f"WHERE f.namespace = $1 AND {theirs} AND f.version > f.archived",
+        f"WHERE {theirs} AND f.version > f.archived",
     )
     return theirs
 
@@ -229,11 +238,11 @@ def _archive(made: WriteStatement, ids: Sequence[str]) -> str:
 def _update(made: WriteStatement, batch: Batch, changed: Sequence[_Changed], theirs: str) -> None:
     kept: frozenset[str] | set[str] = frozenset()
     if len(changed) < MANY:
-        rows = [(*fact_input(one.after, one.place), one.before.version, one.stamp) for one in changed]
-        source = made.rows((*_FACT_INPUT, *_BEFORE_INPUT), rows)
+        rows = [(*fact_input(one.after, one.place), one.at, one.before.version, one.stamp) for one in changed]
+        source = made.rows((*_FACT_INPUT, *_BEFORE_INPUT), rows, hashed=True)
     else:
         columns, kept = _columns(changed)
-        source = made.many(columns)
+        source = made.many(columns, hashed=True)
     values = {name: f"x.{name}" for name, _ in _FACT_INPUT if name not in ("id", "place")}
     values["ordinal"] = f"coalesce(x.ordinal, (e.seq << {_SHIFT}) | x.place)"
     values |= {"made_by": _made_by(batch), "stamp": "e.seq", "archived": "greatest(f.archived, f.version)"}
@@ -241,18 +250,17 @@ def _update(made: WriteStatement, batch: Batch, changed: Sequence[_Changed], the
     made.part(
         "changed",
         f"UPDATE {_F} f SET {assigned} FROM entry e, {source} "
-        f"WHERE f.namespace = $1 AND {theirs} AND f.id = x.id AND f.version = x.was "
-        f"AND f.stamp = coalesce(x.stamp, f.stamp){_after_locks(made)} RETURNING 1",
+        f"WHERE {theirs} AND {_SAME_FACT}{_after_locks(made)} RETURNING 1",
     )
     made.facts.append(made.counted("changed", len(changed)))
-    unseen = [(one.id, one.after.version) for one in changed if one.stamp is None]
+    unseen = [(one.before.id, one.after.version) for one in changed if one.stamp is None]
     if unseen and not batch.restores:
         _check_unused(made, "changed", len(changed), unseen)
 
 
 def _columns(changed: Sequence[_Changed]) -> tuple[list[tuple[tuple[str, str], Sequence[Any]]], set[str]]:
     """What must be given to change many facts, by columns, and the columns that stay as they are in all of them."""
-    _, places, befores, afters, stamps = zip(*changed, strict=True)
+    at, places, befores, afters, stamps = zip(*changed, strict=True)
     before = dict(zip(StoredFact._fields, zip(*befores, strict=True), strict=True))
     given: dict[str, Sequence[Any]] = dict(zip(StoredFact._fields, zip(*afters, strict=True), strict=True))
     kept = {name for name in _CONTENT if before[name] == given[name]}
@@ -265,8 +273,8 @@ def _columns(changed: Sequence[_Changed]) -> tuple[list[tuple[tuple[str, str], S
     else:
         given["ordinal"] = [None if known < 0 else known for known in given["ordinal"]]
         given["place"] = places
-    given |= {"was": before["version"], "stamp": stamps}
-    wanted = [column for column in (*_FACT_INPUT, *_BEFORE_INPUT) if column[0] not in kept]
+    given |= {"at": at, "was": before["version"], "stamp": stamps}
+    wanted = [column for column in (*_FACT_INPUT[1:], *_BEFORE_INPUT) if column[0] not in kept]
     return [(column, given[column[0]]) for column in wanted], kept
 
 
