@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from decimal import Decimal
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from memstate_core.facts import FactChange, StoredFact
 from memstate_core.filters import ABSENT
@@ -65,12 +65,8 @@ def _is_plain(payload: str) -> bool:
     return "\\u" not in payload
 
 
-class _Changed(NamedTuple):
-    at: int
-    place: int
-    before: StoredFact
-    after: StoredFact
-    stamp: int | None
+# The ordinal before, the change's place, before, after, and the stamp.
+_Changed = tuple[int, int, StoredFact, StoredFact, int | None]
 
 
 def write_facts(made: WriteStatement, batch: Batch, ground: Ground) -> None:
@@ -97,7 +93,7 @@ def write_facts(made: WriteStatement, batch: Batch, ground: Ground) -> None:
             if not batch.restores and after.id in ground.facts:
                 looked_for.append((after.id, after.version))
         else:
-            changed.append(_Changed(before.ordinal, place, before, after, stamps.get(before.id)))
+            changed.append((before.ordinal, place, before, after, stamps.get(before.id)))
             if before.ordinal != after.ordinal:
                 cleared.append(before.ordinal)
         if batch.restores:
@@ -178,10 +174,10 @@ def _archived(batch: Batch, new: Sequence[tuple[StoredFact, int]]) -> str:
     return f"coalesce((SELECT max(v.version) FROM {_V} v WHERE v.namespace = $1 AND v.id = x.id), 0)"
 
 
-def _made_by(batch: Batch) -> str:
+def _made_by(batch: Batch, fact: str) -> str:
     if not batch.restores:
         return "e.seq"
-    return f"(SELECT v.made_by FROM {_V} v WHERE v.namespace = $1 AND v.id = x.id AND v.version = x.version)"
+    return f"(SELECT v.made_by FROM {_V} v WHERE v.namespace = $1 AND v.id = {fact}.id AND v.version = x.version)"
 
 
 def _insert(
@@ -193,7 +189,7 @@ def _insert(
         f"INSERT INTO {_F} (namespace, id, type, payload, source, session_id, ts, version, ephemeral, schema_version, "
         "singleton, ordinal, made_by, stamp, archived, plain) "
         "SELECT $1, x.id, x.type, x.payload, x.source, x.session_id, x.ts, x.version, x.ephemeral, x.schema_version, "
-        f"x.singleton, coalesce(x.ordinal, (e.seq << {_SHIFT}) | x.place), {_made_by(batch)}, e.seq, "
+        f"x.singleton, coalesce(x.ordinal, (e.seq << {_SHIFT}) | x.place), {_made_by(batch, 'x')}, e.seq, "
         f"{_archived(batch, new)}, x.plain FROM entry e, {source} RETURNING 1",
     )
     made.facts.append(made.counted("made", len(new)))
@@ -238,14 +234,14 @@ def _archive(made: WriteStatement, befores: Sequence[StoredFact]) -> str:
 def _update(made: WriteStatement, batch: Batch, changed: Sequence[_Changed], theirs: str) -> None:
     kept: frozenset[str] | set[str] = frozenset()
     if len(changed) < MANY:
-        rows = [(*fact_input(one.after, one.place), one.at, one.before.version, one.stamp) for one in changed]
+        rows = [(*fact_input(after, place), at, before.version, stamp) for at, place, before, after, stamp in changed]
         source = made.rows((*_FACT_INPUT, *_BEFORE_INPUT), rows, hashed=True)
     else:
         columns, kept = _columns(changed)
         source = made.many(columns, hashed=True)
     values = {name: f"x.{name}" for name, _ in _FACT_INPUT if name not in ("id", "place")}
     values["ordinal"] = f"coalesce(x.ordinal, (e.seq << {_SHIFT}) | x.place)"
-    values |= {"made_by": _made_by(batch), "stamp": "e.seq", "archived": "greatest(f.archived, f.version)"}
+    values |= {"made_by": _made_by(batch, "f"), "stamp": "e.seq", "archived": "greatest(f.archived, f.version)"}
     assigned = ", ".join(f"{name} = {value}" for name, value in values.items() if name not in kept)
     made.part(
         "changed",
@@ -253,7 +249,7 @@ def _update(made: WriteStatement, batch: Batch, changed: Sequence[_Changed], the
         f"WHERE {theirs} AND {_SAME_FACT}{_after_locks(made)} RETURNING 1",
     )
     made.facts.append(made.counted("changed", len(changed)))
-    unseen = [(one.before.id, one.after.version) for one in changed if one.stamp is None]
+    unseen = [(after.id, after.version) for _, _, _, after, stamp in changed if stamp is None]
     if unseen and not batch.restores:
         _check_unused(made, "changed", len(changed), unseen)
 
@@ -312,10 +308,10 @@ def _write_fields(made: WriteStatement, fields: Sequence[tuple[Any, ...]], absen
 def places_that_swap(changes: Sequence[FactChange]) -> list[str]:
     """Ids of facts that leave a singleton place which another one enters: a unique index minds the order."""
     entering = {
-        change.after.singleton: change.after.id
-        for change in changes
-        if change.after is not None and change.after.singleton is not None
+        after.singleton: after.id for _, after, _ in changes if after is not None and after.singleton is not None
     }
+    if not entering:
+        return []
     return [
         change.before.id
         for change in changes
@@ -327,7 +323,7 @@ def places_that_swap(changes: Sequence[FactChange]) -> list[str]:
 
 LEAVE_PLACES: Final = f"""
 UPDATE {_F} SET singleton = NULL
-WHERE namespace = $1 AND id = ANY (ARRAY(SELECT json_array_elements_text($2::json)))
+WHERE namespace = $1 AND id = ANY ($2::text[])
 """
 CLEAR_FIELDS: Final = f"""
 DELETE FROM {_X} x USING {_F} f WHERE f.namespace = $1 AND f.type = $2 AND x.ordinal = f.ordinal
