@@ -5,7 +5,7 @@ another transaction has changed one since, READ COMMITTED looks at it again when
 So the parts count, and the statement's end compares the counts; where they are not as expected, it casts a word
 to a number, which undoes everything and says what was wrong (see :mod:`~memstate_core.storages._postgres.parts`).
 
-A session's row comes first and facts by id, so that transactions wait for each other rather than deadlock.
+A session's row comes first and facts in their order, so that transactions wait for each other rather than deadlock.
 """
 
 from __future__ import annotations
