@@ -224,12 +224,14 @@ class TestFacts(_Base):
     async def test_many_change_as_one_would(self, raw: Raw) -> None:
         """Whatever they have in common, with each other or with what they were."""
         ids = [f"{number:02}" for number in range(40)]
-        odd = ['"', "'", "\\", "{}", "é\u2028", "null"]
+        odd = ['"', "'", "\\", "{}", "é\u2028", "null", "NULL", "", "a,\n\tb", None]
         made = [
-            fact(id_, source=odd[place % 6], session_id="s", singleton=f"p{id_}" if place % 2 else None)
+            fact(id_, source=odd[place % len(odd)], session_id="s", singleton=f"p{id_}" if place % 2 else None)
             for place, id_ in enumerate(ids)
         ]
         await raw.put(*made)
+        found = await raw.facts(*ids)
+        assert {id_: one._replace(ordinal=-1) for id_, one in found.items()} == {one.id: one for one in made}
         kept: dict[tuple[str, int], StoredFact] = {}
         alike = {"session_id": None, "ephemeral": True, "ts": "2031"}
         each: list[Any] = [
@@ -256,7 +258,13 @@ class TestFacts(_Base):
             await self._are_current(raw, back)
         await raw.put(*(one._replace(version=8) for one in back.values()))
         assert await raw.ask(lambda tx: tx.versions(list(kept))) == kept
-        assert {one.version for one in (await raw.facts(*ids)).values()} == {8}
+        gone = await raw.facts(*ids)
+        assert {one.version for one in gone.values()} == {8}
+        await raw.write(Batch(entry(), [FactChange(one, None) for one in gone.values()]))
+        await raw.put(*(fact(id_, 9) for id_ in reversed(ids)))
+        now = await raw.facts(*ids)
+        await raw.write(Batch(entry(), [FactChange(now[id_], gone[id_]) for id_ in ids], restores=True))
+        await self._are_current(raw, gone)
 
     async def _are_current(self, raw: Raw, wanted: dict[str, StoredFact]) -> None:
         assert await raw.facts(*wanted) == wanted

@@ -861,6 +861,33 @@ def test_the_common_statement_is_the_one_that_is_built() -> None:
     assert made == 32
 
 
+def test_many_changes_are_not_compared_with_each_other(url: str, schema: str) -> None:
+    """Of a table that was not analysed the planner believes that any condition leaves a row of it."""
+    with PostgresStorage(url, schema=schema) as storage, psycopg.connect(url, autocommit=True) as connection:
+        store_on(storage).commit(Fact("note", {}, id="first"))
+        table = psycopg.sql.Identifier(schema, "memstate_facts")
+        columns = "namespace, type, payload, ts, version, ephemeral, schema_version, made_by, stamp, archived, plain"
+        connection.execute(
+            psycopg.sql.SQL(
+                "INSERT INTO {table} (id, ordinal, {columns}) "
+                "SELECT n, n, {columns} FROM {table}, generate_series(1, 2000) n"
+            ).format(table=table, columns=psycopg.sql.SQL(columns))
+        )
+        befores = [fact(str(number), ordinal=number, source=str(number)) for number in range(100)]
+        afters = [one._replace(version=2, source=None) for one in befores]
+        for count, kind in ((5, "changed"), (100, "changed"), (5, "gone"), (100, "gone")):
+            pairs = zip(befores, afters if kind == "changed" else [None] * 100, strict=True)
+            batch = Batch(entry(), list(itertools.starmap(FactChange, pairs))[:count])
+            text, values = writes.statement_of(batch, "default", "token", Ground(), 1, shared=False)
+            connection.execute("SET plan_cache_mode = force_generic_plan")
+            connection.execute(f"PREPARE many AS {storage._runner.text(text)}")
+            plan = str(connection.execute(f"EXPLAIN EXECUTE many ({', '.join(['NULL'] * len(values))})").fetchall())
+            connection.execute("DEALLOCATE many")
+            part = plan[plan.index(f"CTE {kind}") :]
+            assert "Hash Cond: (" in part
+            assert "memstate_facts_by_ordinal" in part
+
+
 def test_a_selection_is_of_one_moment(url: str, schema: str) -> None:
     """Also one with a limit that is read in pages, since what matches is found out here."""
     with PostgresStorage(url, schema=schema) as storage, PostgresStorage(url, schema=schema) as other:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from decimal import Decimal
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from memstate_core.facts import FactChange, StoredFact
 from memstate_core.filters import ABSENT
@@ -18,6 +18,9 @@ from memstate_core.storages._postgres.tables import key_of, name_of
 _F: Final = name_of(tables.FACTS)
 _V: Final = name_of(tables.VERSIONS)
 _X: Final = name_of(tables.FIELDS)
+
+# The namespace as the index of ordinals has it.
+_IN_ORDER: Final = "f.namespace || '' = $1"
 
 _SHIFT: Final = LARGEST_TRANSACTION.bit_length() - 1
 _COLUMNS: Final = tuple(column.name for column in tables.VERSIONS.columns)
@@ -39,7 +42,8 @@ _FACT_INPUT: Final = (
     ("place", "bigint"),
     ("plain", "boolean"),
 )
-_BEFORE_INPUT: Final = (("was", "bigint"), ("stamp", "bigint"))
+_BEFORE_INPUT: Final = (("at", "bigint"), ("was", "bigint"), ("stamp", "bigint"))
+_SAME_FACT: Final = "f.ordinal = x.at AND f.version = x.was AND f.stamp = coalesce(x.stamp, f.stamp)"
 # What a version always has. A place may have to be set anew though it is the same.
 _CONTENT: Final = frozenset(StoredFact._fields) - {"id", "version", "singleton"}
 _FIELD_INPUT: Final = (
@@ -61,12 +65,8 @@ def _is_plain(payload: str) -> bool:
     return "\\u" not in payload
 
 
-class _Changed(NamedTuple):
-    id: str
-    place: int
-    before: StoredFact
-    after: StoredFact
-    stamp: int | None
+# The ordinal before, the change's place, before, after, and the stamp.
+_Changed = tuple[int, int, StoredFact, StoredFact, int | None]
 
 
 def write_facts(made: WriteStatement, batch: Batch, ground: Ground) -> None:
@@ -84,7 +84,7 @@ def write_facts(made: WriteStatement, batch: Batch, ground: Ground) -> None:
     for place, (before, after, entries) in enumerate(batch.changes):
         if after is None:
             assert before is not None
-            gone.append((before.id, before.version, stamps.get(before.id)))
+            gone.append((before.ordinal, before.version, stamps.get(before.id)))
             cleared.append(before.ordinal)
             touched.append(before.id)
             continue
@@ -93,7 +93,7 @@ def write_facts(made: WriteStatement, batch: Batch, ground: Ground) -> None:
             if not batch.restores and after.id in ground.facts:
                 looked_for.append((after.id, after.version))
         else:
-            changed.append(_Changed(before.id, place, before, after, stamps.get(before.id)))
+            changed.append((before.ordinal, place, before, after, stamps.get(before.id)))
             if before.ordinal != after.ordinal:
                 cleared.append(before.ordinal)
         if batch.restores:
@@ -109,20 +109,20 @@ def write_facts(made: WriteStatement, batch: Batch, ground: Ground) -> None:
     # Transactions on the same facts meet them in the same order; else they would deadlock, and one be run again.
     changed.sort()
     gone.sort()
-    ids_before = [*(one.id for one in changed), *(row[0] for row in gone)]
-    _lock(made, ids_before, _kept(batch, ground))
+    befores = [change.before for change in batch.changes if change.before is not None]
+    _lock(made, [before.id for before in befores], _kept(batch, ground))
     if new:
         _insert(made, batch, new, looked_for)
-    if ids_before:
-        theirs = _archive(made, ids_before)
+    if befores:
+        theirs = _archive(made, befores)
     if changed:
         _update(made, batch, changed, theirs)
     if gone:
-        source = made.rows((("id", "text"), *_BEFORE_INPUT), gone)
+        source = made.rows(_BEFORE_INPUT, gone, hashed=True)
         made.part(
             "gone",
-            f"DELETE FROM {_F} f USING entry e, {source} WHERE f.namespace = $1 AND {theirs} AND f.id = x.id "
-            f"AND f.version = x.was AND f.stamp = coalesce(x.stamp, f.stamp){_after_locks(made)} RETURNING 1",
+            f"DELETE FROM {_F} f USING entry e, {source} "
+            f"WHERE {theirs} AND {_SAME_FACT}{_after_locks(made)} RETURNING 1",
         )
         made.facts.append(made.counted("gone", len(gone)))
     if cleared:
@@ -159,9 +159,9 @@ def _lock(made: WriteStatement, ids: Sequence[str], kept: Sequence[tuple[str, in
     made.part(
         "locked",
         f"SELECT f.id, f.stamp FROM {_F} f, entry e WHERE f.namespace = $1 AND f.id = ANY ({wanted}) "
-        "ORDER BY f.id FOR UPDATE OF f",
+        "ORDER BY f.ordinal FOR UPDATE OF f",
     )
-    source = made.rows((("id", "text"), ("stamp", "bigint")), kept)
+    source = made.rows((("id", "text"), ("stamp", "bigint")), kept, hashed=True)
     made.facts.append(
         f"(SELECT count(*) FROM locked f JOIN {source} ON f.id = x.id AND f.stamp = x.stamp) = {len(kept)}"
     )
@@ -174,10 +174,10 @@ def _archived(batch: Batch, new: Sequence[tuple[StoredFact, int]]) -> str:
     return f"coalesce((SELECT max(v.version) FROM {_V} v WHERE v.namespace = $1 AND v.id = x.id), 0)"
 
 
-def _made_by(batch: Batch) -> str:
+def _made_by(batch: Batch, fact: str) -> str:
     if not batch.restores:
         return "e.seq"
-    return f"(SELECT v.made_by FROM {_V} v WHERE v.namespace = $1 AND v.id = x.id AND v.version = x.version)"
+    return f"(SELECT v.made_by FROM {_V} v WHERE v.namespace = $1 AND v.id = {fact}.id AND v.version = x.version)"
 
 
 def _insert(
@@ -189,7 +189,7 @@ def _insert(
         f"INSERT INTO {_F} (namespace, id, type, payload, source, session_id, ts, version, ephemeral, schema_version, "
         "singleton, ordinal, made_by, stamp, archived, plain) "
         "SELECT $1, x.id, x.type, x.payload, x.source, x.session_id, x.ts, x.version, x.ephemeral, x.schema_version, "
-        f"x.singleton, coalesce(x.ordinal, (e.seq << {_SHIFT}) | x.place), {_made_by(batch)}, e.seq, "
+        f"x.singleton, coalesce(x.ordinal, (e.seq << {_SHIFT}) | x.place), {_made_by(batch, 'x')}, e.seq, "
         f"{_archived(batch, new)}, x.plain FROM entry e, {source} RETURNING 1",
     )
     made.facts.append(made.counted("made", len(new)))
@@ -211,17 +211,22 @@ def _check_unused(made: WriteStatement, part: str, count: int, versions: Sequenc
     )
 
 
-def _archive(made: WriteStatement, ids: Sequence[str]) -> str:
+def _archive(made: WriteStatement, befores: Sequence[StoredFact]) -> str:
     """A version is archived when it stops being the current one; one that came back is in the archive already.
 
     Returns the condition that a fact ``f`` is one of them. A join with the input says the same, but the planner is for
-    reading all facts then, and not always in the same order.
+    reading all facts then, and not always in the same order. Several are looked up by their order, in which those of
+    one session are side by side, while ids are all over an index.
     """
-    theirs = f"f.id = {made.value(ids[0])}" if len(ids) == 1 else f"f.id = ANY ({made.array(ids)})"
+    if len(befores) == 1:
+        theirs = f"f.namespace = $1 AND f.id = {made.value(befores[0].id)}"
+    else:
+        ordinals = made.array(sorted([before.ordinal for before in befores]), "bigint")
+        theirs = f"{_IN_ORDER} AND f.ordinal = ANY ({ordinals})"
     made.part(
         "archived",
         f"INSERT INTO {_V} ({_ARCHIVED}) SELECT {_ARCHIVED_OF_F} FROM {_F} f, entry e "
-        f"WHERE f.namespace = $1 AND {theirs} AND f.version > f.archived",
+        f"WHERE {theirs} AND f.version > f.archived",
     )
     return theirs
 
@@ -229,30 +234,29 @@ def _archive(made: WriteStatement, ids: Sequence[str]) -> str:
 def _update(made: WriteStatement, batch: Batch, changed: Sequence[_Changed], theirs: str) -> None:
     kept: frozenset[str] | set[str] = frozenset()
     if len(changed) < MANY:
-        rows = [(*fact_input(one.after, one.place), one.before.version, one.stamp) for one in changed]
-        source = made.rows((*_FACT_INPUT, *_BEFORE_INPUT), rows)
+        rows = [(*fact_input(after, place), at, before.version, stamp) for at, place, before, after, stamp in changed]
+        source = made.rows((*_FACT_INPUT, *_BEFORE_INPUT), rows, hashed=True)
     else:
         columns, kept = _columns(changed)
-        source = made.many(columns)
+        source = made.many(columns, hashed=True)
     values = {name: f"x.{name}" for name, _ in _FACT_INPUT if name not in ("id", "place")}
     values["ordinal"] = f"coalesce(x.ordinal, (e.seq << {_SHIFT}) | x.place)"
-    values |= {"made_by": _made_by(batch), "stamp": "e.seq", "archived": "greatest(f.archived, f.version)"}
+    values |= {"made_by": _made_by(batch, "f"), "stamp": "e.seq", "archived": "greatest(f.archived, f.version)"}
     assigned = ", ".join(f"{name} = {value}" for name, value in values.items() if name not in kept)
     made.part(
         "changed",
         f"UPDATE {_F} f SET {assigned} FROM entry e, {source} "
-        f"WHERE f.namespace = $1 AND {theirs} AND f.id = x.id AND f.version = x.was "
-        f"AND f.stamp = coalesce(x.stamp, f.stamp){_after_locks(made)} RETURNING 1",
+        f"WHERE {theirs} AND {_SAME_FACT}{_after_locks(made)} RETURNING 1",
     )
     made.facts.append(made.counted("changed", len(changed)))
-    unseen = [(one.id, one.after.version) for one in changed if one.stamp is None]
+    unseen = [(after.id, after.version) for _, _, _, after, stamp in changed if stamp is None]
     if unseen and not batch.restores:
         _check_unused(made, "changed", len(changed), unseen)
 
 
 def _columns(changed: Sequence[_Changed]) -> tuple[list[tuple[tuple[str, str], Sequence[Any]]], set[str]]:
     """What must be given to change many facts, by columns, and the columns that stay as they are in all of them."""
-    _, places, befores, afters, stamps = zip(*changed, strict=True)
+    at, places, befores, afters, stamps = zip(*changed, strict=True)
     before = dict(zip(StoredFact._fields, zip(*befores, strict=True), strict=True))
     given: dict[str, Sequence[Any]] = dict(zip(StoredFact._fields, zip(*afters, strict=True), strict=True))
     kept = {name for name in _CONTENT if before[name] == given[name]}
@@ -265,8 +269,8 @@ def _columns(changed: Sequence[_Changed]) -> tuple[list[tuple[tuple[str, str], S
     else:
         given["ordinal"] = [None if known < 0 else known for known in given["ordinal"]]
         given["place"] = places
-    given |= {"was": before["version"], "stamp": stamps}
-    wanted = [column for column in (*_FACT_INPUT, *_BEFORE_INPUT) if column[0] not in kept]
+    given |= {"at": at, "was": before["version"], "stamp": stamps}
+    wanted = [column for column in (*_FACT_INPUT[1:], *_BEFORE_INPUT) if column[0] not in kept]
     return [(column, given[column[0]]) for column in wanted], kept
 
 
@@ -304,10 +308,10 @@ def _write_fields(made: WriteStatement, fields: Sequence[tuple[Any, ...]], absen
 def places_that_swap(changes: Sequence[FactChange]) -> list[str]:
     """Ids of facts that leave a singleton place which another one enters: a unique index minds the order."""
     entering = {
-        change.after.singleton: change.after.id
-        for change in changes
-        if change.after is not None and change.after.singleton is not None
+        after.singleton: after.id for _, after, _ in changes if after is not None and after.singleton is not None
     }
+    if not entering:
+        return []
     return [
         change.before.id
         for change in changes
@@ -319,7 +323,7 @@ def places_that_swap(changes: Sequence[FactChange]) -> list[str]:
 
 LEAVE_PLACES: Final = f"""
 UPDATE {_F} SET singleton = NULL
-WHERE namespace = $1 AND id = ANY (ARRAY(SELECT json_array_elements_text($2::json)))
+WHERE namespace = $1 AND id = ANY ($2::text[])
 """
 CLEAR_FIELDS: Final = f"""
 DELETE FROM {_X} x USING {_F} f WHERE f.namespace = $1 AND f.type = $2 AND x.ordinal = f.ordinal

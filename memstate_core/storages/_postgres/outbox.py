@@ -42,7 +42,7 @@ ORDER BY s.hook, s.lane
 MAKE_LANES: Final = f"""
 INSERT INTO {_L} (namespace, hook, lane, owner, expires)
 SELECT $1, h.hook, n.number, NULL, 0
-FROM json_array_elements_text($2::json) AS h (hook) CROSS JOIN generate_series(0, {LANES - 1}) AS n (number)
+FROM unnest($2::text[]) AS h (hook) CROSS JOIN generate_series(0, {LANES - 1}) AS n (number)
 WHERE EXISTS (SELECT 1 FROM {_O} o WHERE o.namespace = $1 AND o.hook = h.hook AND o.lane = n.number)
     AND NOT EXISTS (SELECT 1 FROM {_L} l WHERE l.namespace = $1 AND l.hook = h.hook AND l.lane = n.number)
 ORDER BY h.hook, n.number
@@ -57,10 +57,10 @@ WITH free AS (
         WHERE o.namespace = $1 AND o.hook = l.hook AND o.lane = l.lane AND o.due <= $4::double precision
         ORDER BY o.seq LIMIT 1
     ) first
-    WHERE l.namespace = $1 AND l.hook = ANY (ARRAY(SELECT json_array_elements_text($2::json)))
+    WHERE l.namespace = $1 AND l.hook = ANY ($2::text[])
         AND (
             l.owner IS NULL OR l.expires < $4::double precision
-            OR l.owner = ANY (ARRAY(SELECT json_array_elements_text($6::json)))
+            OR l.owner = ANY ($6::text[])
         )
     ORDER BY first.seq, l.hook, l.lane LIMIT 1 FOR UPDATE OF l SKIP LOCKED
 )

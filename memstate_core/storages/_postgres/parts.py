@@ -21,6 +21,17 @@ CLAIMS: Final = "memstate:claims"
 MANY: Final = 20
 
 Input = Sequence[tuple[str, str]]
+Column = tuple[tuple[str, str], Sequence[Any]]
+
+
+def array_text(items: Sequence[Any]) -> str:
+    """A list as PostgreSQL writes an array; psycopg takes as long to make one as the server takes to use it."""
+    text = to_json(items).decode()[1:-1]
+    if "\\" in text:
+        # Only texts have what JSON escapes, and an array escapes less.
+        escaped = (item and item.replace("\\", "\\\\").replace('"', '\\"') for item in items)
+        text = ",".join("NULL" if item is None else f'"{item}"' for item in escaped)
+    return f"{{{text}}}"
 
 
 @dataclass(slots=True)
@@ -57,36 +68,41 @@ class WriteStatement:
         return f"${len(self.values)}::{type_}"
 
     def array(self, items: Sequence[Any], type_: str = "text") -> str:
-        """A list as an array. It goes as JSON: psycopg takes as long to make an array as it takes to use it."""
-        item = f"json_array_elements_text({self.value(to_json(items).decode(), 'json')})"
-        return f"ARRAY(SELECT {item if type_ == 'text' else f'CAST({item} AS {type_})'})"
+        return self.value(array_text(items), f"{type_}[]")
 
-    def rows(self, columns: Input, rows: Sequence[Sequence[Any]], name: str = "x") -> str:
-        """Rows, no two of which are the same, as a table expression."""
+    def rows(self, columns: Input, rows: Sequence[Sequence[Any]], name: str = "x", *, hashed: bool = False) -> str:
+        """Rows, no two of which are the same, as a table expression.
+
+        ``hashed``: they are joined with rows that were looked up for themselves. The planner takes an array for a short
+        one, and may compare each row on the one side with each on the other.
+        """
         if len(rows) == 1:
             given = zip(columns, rows[0], strict=True)
             values = ", ".join(f"{self.value(value, type_)} AS {column}" for (column, type_), value in given)
             return f"(SELECT {values}) {name}"
+        by_columns = list(zip(columns, zip(*rows, strict=True), strict=True))
         if len(rows) < MANY:
-            return self._document(columns, rows, name)
-        return self.many(list(zip(columns, zip(*rows, strict=True), strict=True)), name)
+            return self._arrays(by_columns, name, hashed=hashed)
+        return self.many(by_columns, name, hashed=hashed)
 
-    def many(self, columns: Sequence[tuple[tuple[str, str], Sequence[Any]]], name: str = "x") -> str:
-        """The same by columns. What all rows have in common is given once: the server takes longer to read a document
-        than to use it.
-        """
-        common = [(column, values[0]) for column, values in columns if values.count(values[0]) == len(values)]
-        fixed = "".join(f", {self.value(value, type_)} AS {column}" for (column, type_), value in common)
-        shared = {column for column, _ in common}
-        others = [(column, values) for column, values in columns if column not in shared]
-        rows = list(zip(*[values for _, values in others], strict=True))
-        return f"(SELECT given.*{fixed} FROM {self._document([column for column, _ in others], rows, 'given')}) {name}"
+    def many(self, columns: Sequence[Column], name: str = "x", *, hashed: bool = False) -> str:
+        """The same by columns. What all rows have in common is given once."""
+        fixed, others = "", []
+        for column, values in columns:
+            if values.count(values[0]) == len(values):
+                fixed += f", {self.value(values[0], column[1])} AS {column[0]}"
+            else:
+                others.append((column, values))
+        return f"(SELECT given.*{fixed} FROM {self._arrays(others, 'given', hashed=hashed)}) {name}"
 
-    def _document(self, columns: Input, rows: Sequence[Sequence[Any]], name: str) -> str:
-        names = [column for column, _ in columns]
-        document = to_json([dict(zip(names, row, strict=True)) for row in rows]).decode()
-        types = ", ".join(f"{column} {type_}" for column, type_ in columns)
-        return f"json_to_recordset({self.value(document, 'json')}) AS {name} ({types})"
+    def _arrays(self, columns: Sequence[Column], name: str, *, hashed: bool) -> str:
+        functions = [f"unnest({self.array(values, type_)})" for (_, type_), values in columns]
+        names = [column for (column, _), _ in columns]
+        if hashed:
+            # Of this the planner believes that it makes a thousand rows.
+            functions.append(f"generate_series(1, {self.value(len(columns[0][1]), 'bigint')})")
+            names.append("nth")
+        return f"ROWS FROM ({', '.join(functions)}) AS {name} ({', '.join(names)})"
 
     def part(self, name: str, text: str) -> None:
         self.parts.append(f"{name} AS ({text})")

@@ -25,7 +25,6 @@ from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
 import psycopg
-from pydantic_core import to_json
 
 from memstate_core.errors import ClosedError, ConflictError, MemoryStoreError, UnavailableError
 from memstate_core.facts import StoredFact
@@ -38,7 +37,7 @@ from memstate_core.storages._postgres import statements as sql
 from memstate_core.storages._postgres.connections import IDLE, Port, Rows, Source, is_lost
 from memstate_core.storages._postgres.errors import DriverError, is_outage, is_race, translate
 from memstate_core.storages._postgres.fact_writes import LEAVE_PLACES, places_that_swap
-from memstate_core.storages._postgres.parts import CLAIMS, GROUND
+from memstate_core.storages._postgres.parts import CLAIMS, GROUND, array_text
 from memstate_core.storages._postgres.parts import FACTS as FACTS_CHANGED
 from memstate_core.storages._postgres.positions import Positions
 from memstate_core.storages._postgres.schema import migrate
@@ -436,7 +435,7 @@ class Runner:
             if swapping or not (port.read_committed or self._distributed):
                 await lease.begin()
             if swapping:
-                await port.execute(self.text(LEAVE_PLACES), (key_of(namespace), to_json(swapping).decode()))
+                await port.execute(self.text(LEAVE_PLACES), (key_of(namespace), array_text(swapping)))
             rows = await port.execute(self.text(text), values)
             await lease.commit()
         except psycopg.Error as error:

@@ -43,11 +43,9 @@ def _json(name: str) -> sa.ColumnElement[Any]:
 
 
 def _any(column: sa.ColumnElement[Any], name: str) -> sa.ColumnElement[bool]:
-    """Whether a column's value is in a list, given as JSON: psycopg takes longer to make an array than it saves."""
-    item: sa.ColumnElement[Any] = sa.func.json_array_elements_text(_json(name))
-    if not isinstance(column.type, sa.Text):
-        item = sa.cast(item, column.type)
-    return column == sa.any_(sa.func.array(sa.select(item).scalar_subquery()))
+    """Whether a column's value is in a list."""
+    type_ = sa.Text() if isinstance(column.type, sa.Text) else column.type
+    return column == sa.any_(_value(name, postgresql.ARRAY(type_)))
 
 
 def _of_namespace(table: sa.FromClause) -> sa.ColumnElement[bool]:

@@ -28,7 +28,7 @@ from memstate_core.storages._postgres.fact_writes import (
     field_key,
     numeric,
 )
-from memstate_core.storages._postgres.parts import Ground
+from memstate_core.storages._postgres.parts import Ground, array_text
 from memstate_core.storages._postgres.positions import Positions
 from memstate_core.storages._postgres.tables import Statement, in_schema, is_digest, key_of, session_key
 
@@ -61,7 +61,7 @@ def _given(value: Any) -> Any:
     """A value as the driver gets it: whole numbers always of one type, so that a statement is prepared once."""
     if type(value) is int:
         return Int8(value)
-    return to_json(value).decode() if isinstance(value, list) else value
+    return array_text(value) if isinstance(value, list) else value
 
 
 def _fact(row: Sequence[Any]) -> StoredFact:
@@ -116,7 +116,8 @@ class ReadTransaction:
     async def versions(self, wanted: Sequence[tuple[str, int]]) -> dict[tuple[str, int], StoredFact]:
         if not wanted:
             return {}
-        rows = await self._ask(sql.VERSIONS_OF, pairs=[{"id": id_, "version": version} for id_, version in wanted])
+        pairs = to_json([{"id": id_, "version": version} for id_, version in wanted]).decode()
+        rows = await self._ask(sql.VERSIONS_OF, pairs=pairs)
         found = {(fact.id, fact.version): fact for fact in map(StoredFact._make, rows)}
         return {key: found[key] for key in wanted}
 

@@ -5,7 +5,7 @@ another transaction has changed one since, READ COMMITTED looks at it again when
 So the parts count, and the statement's end compares the counts; where they are not as expected, it casts a word
 to a number, which undoes everything and says what was wrong (see :mod:`~memstate_core.storages._postgres.parts`).
 
-A session's row comes first and facts by id, so that transactions wait for each other rather than deadlock.
+A session's row comes first and facts in their order, so that transactions wait for each other rather than deadlock.
 """
 
 from __future__ import annotations
@@ -148,7 +148,7 @@ def _common(
     values += [Int8(value) if type(value) is int else value for value in fact_input(after, 0)]
     known = None if after.ordinal < 0 else Int8(after.ordinal)
     if before is not None:
-        values += (Int8(before.version), Int8(ground.facts[before.id]))  # type: ignore[arg-type]
+        values += (Int8(before.ordinal), Int8(before.version), Int8(ground.facts[before.id]))  # type: ignore[arg-type]
     for path, kind, value in entries:
         number, words = (None, value) if isinstance(value, str) else (numeric(value), None)
         values += (known, Int8(0), field_key(namespace, after.type, path), Int8(kind), number, words)
