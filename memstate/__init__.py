@@ -6,8 +6,7 @@ belong to one database or one index.
 
 from typing import TYPE_CHECKING
 
-from memstate_core._lazy import __dir__ as __dir__
-from memstate_core._lazy import __getattr__ as __getattr__
+from memstate_core._lazy import attributes_of as _attributes_of
 
 if TYPE_CHECKING:
     from memstate_core import (
@@ -63,6 +62,9 @@ if TYPE_CHECKING:
     from memstate_core.storages.redis import RedisStorage as RedisStorage
 
     __version__: str
+
+if not TYPE_CHECKING:  # or any name would do
+    __getattr__, __dir__ = _attributes_of(__name__)
 
 __all__ = [
     "UNSET",

@@ -2,8 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from memstate_core._lazy import __dir__ as __dir__
-from memstate_core._lazy import __getattr__ as __getattr__
+from memstate_core._lazy import attributes_of as _attributes_of
 
 if TYPE_CHECKING:  # names with "as" are no part of ``import *``, which would import the vendors
     from memstate_core.async_store import AsyncMemoryStore
@@ -50,6 +49,9 @@ if TYPE_CHECKING:  # names with "as" are no part of ``import *``, which would im
     from memstate_core.transaction_block import TransactionBlock
     from memstate_core.verification import Drift, Report
     from memstate_core.views import AsyncMemoryView, MemoryView
+
+if not TYPE_CHECKING:  # or any name would do
+    __getattr__, __dir__ = _attributes_of(__name__)
 
 __all__ = [
     "UNSET",

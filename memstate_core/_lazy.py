@@ -6,8 +6,10 @@ IPython is one; it asks for the functions of ``%load_ext memstate``.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
+from importlib.util import find_spec
 from typing import Any, Final
 
 _NAMES: Final[Mapping[str, Sequence[str]]] = {
@@ -58,17 +60,32 @@ _NAMES: Final[Mapping[str, Sequence[str]]] = {
 _MODULES: Final = {name: f"memstate_core.{module}" for module, names in _NAMES.items() for name in names}
 
 
-def __getattr__(name: str) -> Any:
-    """For packages to import; see :pep:`562`."""
-    if name == "__version__":
-        from importlib.metadata import version
-
-        return version("memstate")
-    if name not in _MODULES:
-        raise AttributeError(f"memstate has no {name!r}")
-    return getattr(import_module(_MODULES[name]), name)
+# Not even named by ``dir()``: what asks for all that it names, such as ``help()``, would need every vendor.
+_UNLISTED: Final = ("display.ipython", "storages.postgres", "storages.redis")
+_LISTED: Final = frozenset(
+    name for module, names in _NAMES.items() if module not in _UNLISTED for name in ("__version__", *names)
+)
 
 
-def __dir__() -> list[str]:
-    """For packages to import, so that a shell can complete the names."""
-    return ["__version__", *sorted(_MODULES)]
+def attributes_of(package: str) -> tuple[Callable[[str], Any], Callable[[], list[str]]]:
+    """The ``__getattr__`` and ``__dir__`` of a package, see :pep:`562`; its modules are found too, when asked for."""
+
+    def get(name: str) -> Any:
+        root = sys.modules[package]
+        if name == "__version__":
+            from importlib.metadata import version
+
+            found: Any = version("memstate")
+        elif name in _MODULES:
+            found = getattr(import_module(_MODULES[name]), name)
+        elif not name.startswith("__") and find_spec(f"{package}.{name}") is not None:
+            return import_module(f"{package}.{name}")
+        else:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}", name=name, obj=root)
+        setattr(root, name, found)
+        return found
+
+    def names() -> list[str]:
+        return sorted({*vars(sys.modules[package]), *_LISTED})
+
+    return get, names

@@ -34,10 +34,11 @@ __all__ = [
     "memory_tools",
 ]
 
+if not TYPE_CHECKING:  # or any name would do
 
-def __getattr__(name: str) -> Any:
-    if name == "MemStateMiddleware":
-        from memstate_langchain.middleware import MemStateMiddleware
+    def __getattr__(name: str) -> Any:
+        if name == "MemStateMiddleware":
+            from memstate_langchain.middleware import MemStateMiddleware
 
-        return MemStateMiddleware
-    raise AttributeError(f"memstate_langchain has no {name!r}")
+            return MemStateMiddleware
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

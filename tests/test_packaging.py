@@ -166,6 +166,22 @@ except AttributeError as error:
     assert "'nothing'" in finished.stdout
 
 
+def test_the_rest_of_a_root_is_there_too() -> None:
+    """Its modules, by a bare import of it; and help, which asks for all that it names, where no vendor is."""
+    finished = python(
+        f"""
+import memstate, memstate_core, pydoc, sys
+assert memstate_core.errors.ConflictError is memstate.ConflictError
+assert memstate.backends.__name__ == "memstate.backends"
+assert not hasattr(memstate, "errors") and not hasattr(memstate_core, "backends")
+sys.modules.update(dict.fromkeys({VENDORS!r}))
+for root in memstate, memstate_core:
+    assert "MemoryStore" in pydoc.render_doc(root)
+"""
+    )
+    assert finished.returncode == 0, finished.stderr
+
+
 def test_version_is_that_of_the_distribution() -> None:
     import memstate
 
@@ -193,7 +209,8 @@ def test_the_facade_has_no_logic(path: Path) -> None:
     assert ast.get_docstring(tree)
     for node in tree.body[1:]:
         if isinstance(node, ast.If):
-            assert ast.unparse(node.test) == "TYPE_CHECKING"  # what is imported when it is asked for
+            # What is imported when it is asked for.
+            assert ast.unparse(node.test) in ("TYPE_CHECKING", "not TYPE_CHECKING")
         elif isinstance(node, ast.Assign):
             assert ast.unparse(node.targets[0]) == "__all__"
         else:
@@ -223,7 +240,7 @@ def test_what_is_imported_when_asked_for_is_what_types_say() -> None:
     from memstate_core import _lazy
 
     tree = ast.parse((ROOT / "memstate_core" / "__init__.py").read_text(encoding="utf-8"))
-    (typed,) = (node for node in tree.body if isinstance(node, ast.If))
+    typed, _ = (node for node in tree.body if isinstance(node, ast.If))
     said = {alias.name: node.module for node in typed.body if isinstance(node, ast.ImportFrom) for alias in node.names}
     for_notebooks = {name for name in _lazy._MODULES if name.endswith("load_ipython_extension")}
     assert {name: module for name, module in _lazy._MODULES.items() if name not in for_notebooks} == said

@@ -14,10 +14,11 @@ from memstate_langchain import (
     VectorStoreHook,
     memory_tools,
 )
-from memstate_langchain import __getattr__ as __getattr__  # noqa: PLC0414 - for others to find it here
 
 if TYPE_CHECKING:  # imported when it is asked for
     from memstate_langchain import MemStateMiddleware as MemStateMiddleware  # noqa: PLC0414
+else:  # for types, any name would do
+    from memstate_langchain import __getattr__ as __getattr__  # noqa: PLC0414
 
 __all__ = [
     "AsyncVectorStoreHook",

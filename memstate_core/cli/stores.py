@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 from urllib.parse import urlsplit
 
+import memstate_core
 from memstate_core import AsyncMemoryStore, MemoryStore, SQLiteStorage
 from memstate_core._bridge import run as drive
-from memstate_core._lazy import __getattr__ as vendors
 from memstate_core.cli.config import FILE, Config, read_config
 from memstate_core.cli.errors import UsageError
 from memstate_core.importing import unfinished
@@ -122,7 +122,7 @@ def _opened(stack: ExitStack, url: str, config: Config, *, make: bool) -> Memory
     if kind is None:
         raise UsageError(f"{called(url)}: no storage is called {scheme}://; there are sqlite, postgresql and redis")
     try:
-        storage_class: Any = SQLiteStorage if kind == "SQLiteStorage" else vendors(kind)
+        storage_class: Any = SQLiteStorage if kind == "SQLiteStorage" else getattr(memstate_core, kind)
     except ImportError as error:
         raise UsageError(str(error)) from error
     if kind == "SQLiteStorage":

@@ -94,3 +94,7 @@ async def acting(store: MemoryStore, config: RunnableConfig) -> None:
         ...
     async with middleware.aturn(config):
         ...
+
+
+def what_there_is_not() -> None:
+    print(facade.nothing)  # type: ignore[attr-defined]

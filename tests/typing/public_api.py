@@ -14,6 +14,8 @@ from langgraph.store.base import BaseStore, Item, PutOp, SearchItem
 from pydantic import BaseModel
 from qdrant_client import AsyncQdrantClient, QdrantClient, models
 
+import memstate
+import memstate_core
 from memstate import (
     UNSET,
     AsyncInMemoryStorage,
@@ -291,3 +293,8 @@ def shown() -> None:
     assert_type(session_tree(store.history("chat")).svg, str)
     changes: Sequence[Change] = diff(store.at(None, "chat").query(), store.query())
     show(changes)
+
+
+def what_there_is_not() -> None:
+    print(memstate.nothing)  # type: ignore[attr-defined]
+    print(memstate_core.nothing)  # type: ignore[attr-defined]
