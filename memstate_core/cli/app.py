@@ -11,7 +11,7 @@ from typer.main import get_command
 
 from memstate_core.cli import demo, indexes, log, moving, reading, transfer, worker
 
-# A mistake in the arguments. Typer used to stand on Click, and now has it within.
+# A mistake in the arguments. Typer has Click within, and does not name this.
 _MISTAKE: Final = tuple(
     kind for kind in typer.BadParameter.__mro__ if issubclass(kind, Exception) and hasattr(kind, "format_message")
 )
