@@ -34,7 +34,7 @@ async def export_all(
 
     ``mark`` is called where a namespace begins, and returns what goes back there: what is behind it is written anew.
 
-    :raises ConflictError: an import into one of them is not complete.
+    :raises ConflictError: an import into one of them, or of all, is not complete.
     :raises StorageError: the storage cannot tell their names.
     """
     names = await storage.namespaces()
@@ -43,6 +43,11 @@ async def export_all(
     counts = {}
     for place, name in enumerate(names):
         progress("namespaces", place, len(names))
+        if await is_waiting(storage, name):
+            raise ConflictError(
+                f"namespace {name!r} is of an import of all namespaces that is not complete, so others may be missing; "
+                "import again to go on with it, or this one alone to be content with it"
+            )
         counts[name] = await export_namespace(
             storage, name, write, mark(), lambda done, total: progress("transactions", done, total), export=export
         )
@@ -56,8 +61,9 @@ async def import_all(
 ) -> dict[str, Imported]:
     """Record what :func:`export_all` wrote, each namespace (or ``only`` one) under its own name, which must be empty.
 
-    Each is complete by itself. When it was interrupted, the same lines again go on: namespaces that were complete are
-    left as they are, and are not in what is returned.
+    When it was interrupted, the same lines again go on: namespaces that were complete are left as they are, and are not
+    in what is returned. Until then :func:`is_waiting` says of those that others are to come, the numbers of whose
+    transactions may be taken by what is written meanwhile. With ``only`` one of those it is content with that.
 
     :raises ConflictError: a namespace is not empty, or numbers of transactions are taken by another one.
     :raises ValidationFailed: the lines are not such an export, or not all of one.
@@ -71,6 +77,9 @@ async def import_all(
         )
     done: dict[str, Imported] = {}
     complete: set[str] = set()
+    if only is not None and await _state(storage, only, export) is not None:
+        await storage.write(only, _writing(RecordWrite(*COMPLETE, None)))
+        return done
     for name in names if only is None else ():
         state = await _state(storage, name, export)
         if state == _ENDING:
@@ -145,6 +154,11 @@ def _mark(export: str, state: str = _WAITING) -> RecordWrite:
     return RecordWrite(*COMPLETE, f"{state} {export}".encode())
 
 
+async def is_waiting(storage: Storage, namespace: str) -> bool:
+    """Whether a namespace is complete, and the import of all of which it is one is not."""
+    return await storage.read(namespace, lambda tx: tx.record(*COMPLETE)) is not None
+
+
 async def _state(storage: Storage, name: str, export: str) -> str | None:
     """How far an import that was complete here is; None: it was not.
 
@@ -164,10 +178,10 @@ async def _state(storage: Storage, name: str, export: str) -> str | None:
 
 async def _end(storage: Storage, names: Sequence[str], export: str) -> None:
     """Forget that single namespaces were complete: all are, which the first one says until it is the only one left."""
-
-    def write(record: RecordWrite) -> Callable[[StorageTransaction], Awaitable[None]]:
-        return lambda tx: tx.write(Batch(records=[record]))
-
-    await storage.write(names[0], write(_mark(export, _ENDING)))
+    await storage.write(names[0], _writing(_mark(export, _ENDING)))
     for name in reversed(names):
-        await storage.write(name, write(RecordWrite(*COMPLETE, None)))
+        await storage.write(name, _writing(RecordWrite(*COMPLETE, None)))
+
+
+def _writing(record: RecordWrite) -> Callable[[StorageTransaction], Awaitable[None]]:
+    return lambda tx: tx.write(Batch(records=[record]))

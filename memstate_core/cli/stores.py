@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 import memstate_core
 from memstate_core import AsyncMemoryStore, MemoryStore, SQLiteStorage
 from memstate_core._bridge import run as drive
+from memstate_core.all_namespaces import is_waiting
 from memstate_core.cli.config import FILE, Config, read_config
 from memstate_core.cli.errors import UsageError
 from memstate_core.importing import unfinished
@@ -79,15 +80,28 @@ def with_store(
             store = await awaited(made)
             if not isinstance(store, MemoryStore | AsyncMemoryStore):
                 raise UsageError(f"{name} is {store!r}, and neither a store nor a function that makes one")
-            if not importing and await unfinished(store.storage, store.namespace):
-                print(
-                    f"warning: {called(name)}, namespace {store.namespace!r}, has only a part of an import that was "
-                    "interrupted; memstate import with the same file goes on",
-                    file=sys.stderr,
-                )
+            if not importing:
+                await _warn(store, called(name))
             return await work(store)
 
         return drive(whole()) if isinstance(made, MemoryStore) else asyncio.run(whole())
+
+
+async def _warn(store: Store, name: str) -> None:
+    """Say that an import into the store was interrupted, if one was."""
+    place = f"warning: {name}, namespace {store.namespace!r}, "
+    if await unfinished(store.storage, store.namespace):
+        print(
+            f"{place}has only a part of an import that was interrupted; memstate import with the same file goes on",
+            file=sys.stderr,
+        )
+    elif await is_waiting(store.storage, store.namespace):
+        print(
+            f"{place}is from an import of all namespaces that was interrupted; memstate import with the same file goes "
+            "on, and with --namespace is content with this one. Until then let nobody write to it: that may take the "
+            "numbers of transactions that are still to come",
+            file=sys.stderr,
+        )
 
 
 def is_url(text: str) -> bool:

@@ -133,7 +133,10 @@ def import_(
                 print_json("import", namespace=made.namespace, **shown[made.namespace])
         else:
             whose = _whose(namespace or (None if names is not None else made.namespace), done)
-            print(f"{called(store)}, {whose}: {_counted(one.counts for one in done.values())} imported")
+            counted = f"{_counted(one.counts for one in done.values())} imported"
+            if namespace is not None and not done:
+                counted = "had been imported before, with others; it is complete without them"
+            print(f"{called(store)}, {whose}: {counted}")
             if names is not None and namespace is None and len(done) < len(names):
                 print(f"{count_of(len(names) - len(done), 'namespace')} had been imported before")
             _tell(done, made)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 import sys
 import uuid
 from pathlib import Path
@@ -81,6 +82,9 @@ def test_all_namespaces(store: MemoryStore, command: Any, redis: Any, monkeypatc
     monkeypatch.setattr(sys, "stdin", io.StringIO("".join(texts[:second])))
     cut = command("import", "sqlite:///copy.db", "-")
     assert (cut.code, cut.err.count("\n")) == (1, 1)
+    warned = command("log", "sqlite:///copy.db")
+    assert warned.err.startswith("warning: sqlite:///copy.db, namespace 'default', is from an import of all namespaces")
+    shutil.copy("copy.db", "kept.db")
     done = command("import", "sqlite:///copy.db", "back.jsonl")
     assert done.out == (
         "sqlite:///copy.db, 1 namespace: 1 transaction, 1 version, 0 records, 0 savepoints imported\n"
@@ -92,6 +96,12 @@ def test_all_namespaces(store: MemoryStore, command: Any, redis: Any, monkeypatc
     ]
     again = command("import", "sqlite:///copy.db", "back.jsonl")
     assert (again.code, "namespace 'default' is not empty" in again.err) == (1, True)
+
+    kept = command("import", "sqlite:///kept.db", "back.jsonl", "--namespace", "default")
+    assert kept.out == (
+        "sqlite:///kept.db, namespace default: had been imported before, with others; it is complete without them\n"
+    )
+    assert [command("log", f"sqlite:///{name}.db").err for name in ("kept", "copy")] == ["", ""]
 
     one = command("import", "sqlite:///one.db", "all.jsonl", "--namespace", "tenant")
     assert one.out.startswith("sqlite:///one.db, namespace tenant: 1 transaction, ")

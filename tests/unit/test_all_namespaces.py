@@ -22,7 +22,7 @@ from memstate_core import (
     exporting,
 )
 from memstate_core._bridge import run
-from memstate_core.all_namespaces import export_all, import_all
+from memstate_core.all_namespaces import export_all, import_all, is_waiting
 from memstate_core.exporting import Line
 from memstate_core.importing import unfinished
 from memstate_core.testing import Fault, FaultyStorage
@@ -108,13 +108,35 @@ def test_what_is_cut_off_goes_on(new: Callable[[], FaultyStorage]) -> None:
         stores = [MemoryStore(copy, namespace=name, allow_unregistered=True) for name in NAMES]
         assert [store.count() for store in stores][:complete] == [2] * complete
         assert sum(run(unfinished(copy, name)) for name in NAMES) == (end not in (0, 1, second, third, len(lines) - 1))
-    # What is complete may be used by then, and is not marked as such for others.
-    assert {line.get("record") for line in lines_of(copy)} == {None, "c"}
+    # Some may be missing, which what would take all of them for a whole must know.
+    assert [run(is_waiting(copy, name)) for name in NAMES] == [True] * 3
+    with pytest.raises(ConflictError, match="'a' is of an import of all namespaces that is not complete"):
+        lines_of(copy)
+    # What was written meanwhile took no number that was to come.
     stores[0].commit(Fact("note", {"text": "more"}, id="more"))
     assert run(import_all(copy, lines)) == {}
     assert [store.count() for store in stores] == [3, 2, 2]
+    assert {line.get("record") for line in lines_of(copy)} == {None, "c"}
     with pytest.raises(ConflictError, match="namespace 'a' is not empty"):
         run(import_all(copy, lines))
+
+
+def test_one_is_enough_after_all(tmp_path: Path) -> None:
+    """A number of what is to come is taken, so it cannot go on; the one that is there can be kept."""
+    lines = filled(InMemoryStorage())
+    copy = SQLiteStorage(tmp_path / "copy.db")
+    (_, _, second, _) = (place for place, line in enumerate(lines) if "memstate" in line)
+    with pytest.raises(ValidationFailed, match="the export is not complete"):
+        run(import_all(copy, lines[: second + 3]))
+    for _ in range(2):
+        MemoryStore(copy, namespace="a", allow_unregistered=True).commit(Fact("note", {}))
+    with pytest.raises(ConflictError, match="namespace 'c' cannot be imported here: transaction 6 is taken"):
+        run(import_all(copy, lines))
+    with pytest.raises(ConflictError, match="import again to go on with it, or this one alone"):
+        lines_of(copy)
+    assert run(import_all(copy, lines, only="a")) == {}
+    assert not run(is_waiting(copy, "a"))
+    copy.close()
 
 
 @pytest.mark.parametrize("order", ["aaabaabbabbbba", "aaaaaabaaa", "ab", "a", "abbbba", "aabbbbaa"])
