@@ -31,3 +31,17 @@ def attribute(store: StoreBase, rewinder: Rewinder) -> None:
 def _is_ours(node: Node, store: StoreBase) -> bool:
     """Whether the node's graph has a checkpointer on this store."""
     return any(getattr(value, "memory", None) is store for value in node.configurable.values())
+
+
+def stranger(store: StoreBase) -> Node | None:
+    """The node that is running here, if its graph goes back with another memory than this store.
+
+    A memory of which no checkpointer attributes writes goes nowhere.
+    """
+    node = current_node()
+    if node is None:
+        return None
+    memories = [
+        one for value in node.configurable.values() if isinstance(one := getattr(value, "memory", None), StoreBase)
+    ]
+    return node if memories and all(one is not store and one.engine.context is not None for one in memories) else None

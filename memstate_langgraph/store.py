@@ -16,9 +16,10 @@ from memstate_core.async_store import AsyncMemoryStore
 from memstate_core.store import MemoryStore
 
 try:
-    from langgraph.store.base import BaseStore, Op, Result, TTLConfig
+    from langgraph.store.base import BaseStore, Op, PutOp, Result, TTLConfig
 
     from memstate_langgraph._loops import Loop
+    from memstate_langgraph._nodes import stranger
     from memstate_langgraph._store_batch import Items
     from memstate_langgraph._store_items import TYPENAME, fact_id, item_index
 except ImportError as error:
@@ -44,11 +45,27 @@ class _Store(BaseStore):
         self.typename = typename
         self.ttl_config = ttl
         refreshes = bool(ttl and ttl.get("refresh_on_read", False))
+        self._has_warned = False
         self._items = Items(memory.engine, typename, fields, refreshes=refreshes)
 
     def fact_id(self, namespace: tuple[str, ...], key: str) -> str:
         """The id of an item's fact, by which the memory knows it (``memory.history(fact_id=…)``)."""
         return fact_id(self.typename, namespace, key)
+
+    def _look(self, ops: Sequence[Op]) -> None:
+        """Warn, once, of what would be found out when a graph goes back and the items do not."""
+        if self._has_warned or not any(isinstance(op, PutOp) for op in ops):
+            return
+        node = stranger(self.memory)
+        if node is not None:
+            self._has_warned = True
+            logger.warning(
+                "node %r of thread %r puts items into another memory than its checkpointer's, so they do not go back "
+                "with the graph; make both with one and the same %s",
+                node.tag.name,
+                node.thread_id,
+                type(self.memory).__name__,
+            )
 
     def _interval(self, minutes: float | None) -> float:
         """Between two sweeps, in seconds."""
@@ -90,7 +107,9 @@ class MemStateStore(_Store):
         self._sweeper: tuple[threading.Thread, threading.Event, Future[None]] | None = None
 
     def batch(self, ops: Iterable[Op]) -> list[Result]:
-        return run(self._items.batch(list(ops)))
+        listed = list(ops)
+        self._look(listed)
+        return run(self._items.batch(listed))
 
     async def abatch(self, ops: Iterable[Op]) -> list[Result]:
         return await asyncio.to_thread(self.batch, list(ops))
@@ -168,7 +187,9 @@ class AsyncMemStateStore(_Store):
 
     async def abatch(self, ops: Iterable[Op]) -> list[Result]:
         self._loop.here()
-        return await self._items.batch(list(ops))
+        listed = list(ops)
+        self._look(listed)
+        return await self._items.batch(listed)
 
     def batch(self, ops: Iterable[Op]) -> list[Result]:
         return self._loop.wait_for(

@@ -170,6 +170,22 @@ class TestGoingBack:
         await maybe(checkpointer.rewind(where))
         assert await keys(items, NOTES) == ["outside", "a", "last", "mine"]
 
+    async def test_items_of_another_memory_stay_and_that_is_said(
+        self, makes_in_memory: Makes, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """Once, and not of a graph whose checkpointer leaves going back alone."""
+        checkpointer = makes_in_memory.checkpointer()
+        its_own = makes_in_memory.items(checkpointer.memory)
+        items = makes_in_memory.items(makes_in_memory.store(checkpointer.memory.storage))
+        still = makes_in_memory.checkpointer(rewind="off")
+        for one, store in ((still, items), (checkpointer, its_own)):
+            await call(one, notes(store, checkpointer=one), "invoke", {"items": []}, thread("t"))
+        assert "another memory" not in caplog.text
+        for _ in range(2):
+            await call(checkpointer, notes(items, checkpointer=checkpointer), "invoke", {"items": []}, thread("t"))
+        assert caplog.text.count("node 'a' of thread 't' puts items into another memory") == 1
+        assert f"one and the same {type(items.memory).__name__}" in caplog.text
+
     async def test_a_deletion_goes_back_too(self, makes: Makes) -> None:
         checkpointer = makes.checkpointer()
         items = makes.items(checkpointer.memory)
