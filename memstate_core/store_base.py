@@ -47,8 +47,12 @@ class StoreBase:
     ) -> None:
         flavour = type(self).__name__
         if getattr(storage, "is_async", None) is not runtime.is_async:
-            other = "an async" if runtime.is_async else "a sync"
-            raise TypeError(f"{flavour} needs {other} storage, not {type(storage).__name__}")
+            raise TypeError(
+                f"{flavour} needs {'an async' if runtime.is_async else 'a sync'} storage, such as "
+                f"{'AsyncSQLiteStorage' if runtime.is_async else 'SQLiteStorage'}, not {type(storage).__name__}"
+            )
+        if not isinstance(hooks, Iterable):
+            raise TypeError(f"hooks takes a list of hooks, not {hooks!r}; write hooks=[…]")
         self.storage = storage
         self._engine = Engine(
             storage,
