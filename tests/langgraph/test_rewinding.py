@@ -72,6 +72,36 @@ async def past(checkpointer: Any, graph: Any, following: str) -> Any:
     return next(one.config for one in history if one.next == (following,))
 
 
+def test_what_a_node_writes_for_others() -> None:
+    """It goes back where it is on the thread's history, and not where it is on their own."""
+    memory = MemoryStore(InMemoryStorage(), allow_unregistered=True)
+    for fact_id, session_id in (("ada's", "ada"), ("long-term", None)):
+        memory.commit(Fact("old", {"name": "old"}, id=fact_id, session_id=session_id))
+
+    def node(state: Any) -> Any:
+        memory.update("ada's", {"name": "new"})
+        memory.delete("long-term")
+        with memory.transaction() as tx:
+            tx.commit(Fact("with the thread", {}), session_id="ada")
+            tx.commit(Fact("with the thread", {}), session_id=None)
+        memory.commit(Fact("theirs", {}, session_id="ada"))
+        memory.commit(Fact("theirs", {}), session_id=None)
+        return {"items": ["x"]}
+
+    checkpointer = MemStateCheckpointer(memory)
+    graph = chain(checkpointer, node=node)
+    graph.invoke({"items": []}, thread("t"))
+    assert memory.count("with the thread") == memory.count("theirs") == 2
+    checkpointer.rewind(next(one.config for one in graph.get_state_history(thread("t")) if one.next == ("node",)))
+    found = [(fact["type"], fact["payload"].get("name"), fact["session_id"]) for fact in memory.query(order_by="type")]
+    assert sorted(found, key=str) == [
+        ("old", "old", "ada"),
+        ("old", "old", None),
+        ("theirs", None, "ada"),
+        ("theirs", None, None),
+    ]
+
+
 class TestByHand:
     @pytest.fixture
     async def made(self, makes: Makes) -> Any:
