@@ -14,6 +14,11 @@ class Place:
     __slots__ = ("checkpoint_id", "checkpoint_ns", "thread_id")
 
     def __init__(self, config: RunnableConfig) -> None:
+        if not isinstance(config, dict):
+            raise ValidationFailed(
+                "expected a config, such as the .config of what graph.get_state() returns, "
+                f"not a {type(config).__name__}"
+            )
         configurable = config.get("configurable") or {}
         if "thread_id" not in configurable:
             raise ValidationFailed(

@@ -20,7 +20,16 @@ from langgraph.func import entrypoint, task
 from langgraph.graph import END, START, StateGraph
 from langgraph.types import Command, interrupt
 
-from memstate import AsyncMemoryStore, BusyError, Fact, InMemoryStorage, MemoryStore, NotFoundError, SQLiteStorage
+from memstate import (
+    AsyncMemoryStore,
+    BusyError,
+    Fact,
+    InMemoryStorage,
+    MemoryStore,
+    NotFoundError,
+    SQLiteStorage,
+    ValidationFailed,
+)
 from memstate_langgraph import MemStateCheckpointer
 from tests.langgraph.conftest import Makes
 from tests.langgraph.oracle import State
@@ -118,6 +127,17 @@ class TestByHand:
         assert await names(checkpointer.memory) == ["a"]
         await maybe(checkpointer.rewind(await past(checkpointer, graph, "c")))
         assert await names(checkpointer.memory) == ["a", "b"]
+
+    async def test_a_state_is_no_config(self, makes_in_memory: Makes) -> None:
+        checkpointer = makes_in_memory.checkpointer()
+        graph = chain(checkpointer, a=writer(checkpointer.memory, "a"))
+        await call(checkpointer, graph, "invoke", {"items": []}, thread("t"))
+        state = await call(checkpointer, graph, "get_state", thread("t"))
+        for wrong, kind in ((state, "StateSnapshot"), (state.config["configurable"]["checkpoint_id"], "str")):
+            with pytest.raises(ValidationFailed, match=rf"expected a config, such as the \.config of .*, not a {kind}"):
+                await maybe(checkpointer.rewind(wrong))
+            with pytest.raises(ValidationFailed, match="expected a config"):
+                await maybe(checkpointer.diff(thread("t"), wrong))
 
     async def test_a_run_does_not_go_back_by_itself(self, made: Any) -> None:
         checkpointer, graph = made
