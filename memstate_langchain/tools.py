@@ -63,9 +63,13 @@ def memory_tools(
             )
         registry = checked_store(store).engine.registry
     known = registry.schemas()
-    names = [name for name in known if not name.startswith(INTERNAL)] if types is None else list(types)
+    usual = [name for name in known if not name.startswith(INTERNAL)]
+    names = usual if types is None else list(types)
     if unknown := [name for name in names if name not in known]:
-        raise ValueError(f"{', '.join(map(repr, unknown))} is not registered; call store.register_schema first")
+        raise ValueError(
+            f"there is no type called {', '.join(map(repr, unknown))}; types takes names, such as "
+            f"{', '.join(map(repr, usual)) or 'those that store.register_schema is given'}"
+        )
     if not names:
         raise ValueError("no type is registered; call store.register_schema before the tools are made")
     schemas = [known[name] for name in names]

@@ -157,7 +157,7 @@ def test_which_tools_there_are() -> None:
     assert [tool.name for tool in memory_tools(unindexed, ["allergy"], destructive=True)] == [
         *("save_allergy", "update_allergy", "memory_history", "forget_memory", "undo_memory")
     ]
-    with pytest.raises(ValueError, match="nothing"):
+    with pytest.raises(ValueError, match=r"no type called 'nothing'; types takes names, such as .*'allergy'"):
         memory_tools(store, ["nothing"])
     with pytest.raises(ValueError, match="register_schema"):
         memory_tools(MemoryStore(InMemoryStorage()))
