@@ -53,7 +53,7 @@ def export(
     copy. The file is there when it is complete, and not before.
     """
     store, (file,) = options.store_and(words, 1, "FILE")
-    target = Path(file)
+    target = Path(os.path.realpath(file))  # a link stays what it is
 
     async def work(made: Store) -> bool:
         with bars() as progress, _whole(None if file == _STREAM else target) as out:
@@ -93,6 +93,8 @@ def export(
     def start() -> bool:
         if all_namespaces and namespace is not None:
             raise UsageError("say --namespace or --all-namespaces, not both")
+        if file != _STREAM and target.exists() and not target.is_file():
+            raise UsageError(f"{file} is no file; name another one, or - for standard output")
         if file != _STREAM and target.exists() and not yes:
             raise UsageError(f"{file} is there already; name another file, or say --yes to write over it")
         return with_store(store, work, namespace=namespace)

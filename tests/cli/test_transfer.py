@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import shutil
 import sys
 import uuid
@@ -167,6 +168,24 @@ def test_nothing_is_written_over(store: MemoryStore, command: Any) -> None:
     assert taken.code == 1
     assert "transaction 1 is taken" in taken.err
     assert command("stats", URL, "--namespace", "other", "--json").data["transactions"] == 0
+
+
+def test_only_files_are_written_over(store: MemoryStore, command: Any) -> None:
+    """As root, /dev/null were gone."""
+    os.mkfifo("pipe")
+    Path("directory").mkdir()
+    for name in ("pipe", "directory"):
+        said = command("export", URL, name, "--yes")
+        assert (said.code, said.err) == (
+            2,
+            f"memstate export: {name} is no file; name another one, or - for standard output\n",
+        )
+    assert Path("pipe").is_fifo()
+    Path("there.jsonl").touch()
+    Path("link.jsonl").symlink_to("there.jsonl")
+    assert command("export", URL, "link.jsonl", "--yes").code == 0
+    assert Path("link.jsonl").is_symlink()
+    assert lines("there.jsonl")
 
 
 @pytest.mark.parametrize(
