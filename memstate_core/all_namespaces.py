@@ -72,9 +72,8 @@ async def import_all(
     header = check_header(next(lines, {}))
     names, export = _names_of(header), header["export"]
     if only is not None and only not in names:
-        raise ValidationFailed(
-            f"the export has no namespace {only!r}; it has {', '.join(map(repr, names[:10]))}{' …' * (len(names) > 10)}"
-        )
+        some = ", ".join(map(repr, names[:10])) or "none"
+        raise ValidationFailed(f"the export has no namespace {only!r}; it has {some}{' …' * (len(names) > 10)}")
     done: dict[str, Imported] = {}
     complete: set[str] = set()
     if only is not None and await _state(storage, only, export) is not None:

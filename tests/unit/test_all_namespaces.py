@@ -191,6 +191,13 @@ def test_lines_that_are_no_export(given: Line, complaint: str) -> None:
         run(import_all(InMemoryStorage(), [lines[0] | given, *lines[1:]]))
 
 
+def test_an_export_of_nothing() -> None:
+    lines = lines_of(InMemoryStorage())
+    assert run(import_all(InMemoryStorage(), lines)) == {}
+    with pytest.raises(ValidationFailed, match=r"has no namespace 'a'; it has none$"):
+        run(import_all(InMemoryStorage(), lines, only="a"))
+
+
 def test_numbers_of_lines_are_those_of_the_whole() -> None:
     lines = filled(InMemoryStorage())
     place = next(place for place, line in enumerate(lines) if line.get("namespace") == "b") + 1
