@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import weakref
 from collections import OrderedDict
 from contextvars import ContextVar
 from typing import Any, Final
@@ -15,6 +14,7 @@ from langgraph.errors import GraphBubbleUp
 
 from memstate_core._bridge import run
 from memstate_langgraph._hearing import Given, given_input
+from memstate_langgraph._rewinders import Rewinders
 from memstate_langgraph.rewind import Rewinder
 
 _RUNS: Final = 16384
@@ -55,7 +55,7 @@ class _Listener:
 
     def __init__(self) -> None:
         super().__init__()
-        self.rewinders: weakref.WeakSet[Rewinder] = weakref.WeakSet()
+        self.rewinders = Rewinders()
         self._nodes = _Nodes()
 
     def on_chain_start(
@@ -79,9 +79,9 @@ class _Listener:
         """Those whose thread was held by this run, which is then none of a node's."""
         node, is_nodes = self._nodes.end(run_id)
         if not is_nodes:
-            return [rewinder for rewinder in list(self.rewinders) if rewinder.runs.holds(run_id)]
+            return [rewinder for rewinder in self.rewinders.alive() if rewinder.runs.holds(run_id)]
         if node is not None:
-            for rewinder in list(self.rewinders):
+            for rewinder in self.rewinders.alive():
                 rewinder.notes.ends(*node)
         return []
 
@@ -92,7 +92,7 @@ class _Listener:
             return []
         return [
             (rewinder, *node)
-            for rewinder in list(self.rewinders)
+            for rewinder in self.rewinders.alive()
             if rewinder.mode == "auto" and rewinder.notes.wrote(*node)
         ]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import random
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from contextlib import AbstractContextManager
 from typing import Any, Literal, Self, cast
 
@@ -13,7 +13,6 @@ from langgraph.checkpoint.base import BaseCheckpointSaver, CheckpointTuple
 from langgraph.checkpoint.serde.base import SerializerProtocol
 
 from memstate_core.async_store import AsyncMemoryStore
-from memstate_core.engine import Locate
 from memstate_core.errors import ValidationFailed
 from memstate_core.facts import Change
 from memstate_core.past import difference
@@ -63,7 +62,6 @@ class Checkpointer(BaseCheckpointSaver[str]):
         listen(rewinder, is_async=memory.engine.runtime.is_async)
         if rewind != "off":
             attribute(memory, rewinder)
-            memory.engine.locators.append(self._locate)
 
     def with_allowlist(self, extra_allowlist: Collection[tuple[str, ...]]) -> Self:
         """A copy whose serializer takes further types, which LangGraph finds in a graph's schemas."""
@@ -92,11 +90,6 @@ class Checkpointer(BaseCheckpointSaver[str]):
         if node is None:
             raise RuntimeError("acting_here() is for a node of a graph that is run with this checkpointer")
         return acting_as(node)
-
-    def _locate(self, where: Any) -> tuple[str, Locate] | None:
-        if isinstance(where, Mapping) and "configurable" in where:
-            return self._saver.rewinder.located(cast(RunnableConfig, where))
-        return None
 
     async def _difference(self, before: RunnableConfig, after: RunnableConfig) -> list[Change]:
         (thread_id, start), (other, end) = map(self._saver.rewinder.located, (before, after))

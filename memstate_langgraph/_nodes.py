@@ -2,22 +2,35 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Mapping
+from typing import Any, Final, cast
+
+from langchain_core.runnables import RunnableConfig
+
+from memstate_core.engine import Locate
 from memstate_core.facts import TransactionContext, Unset
 from memstate_core.store_base import StoreBase
+from memstate_langgraph._rewinders import Rewinders
 from memstate_langgraph._tags import Node, current_node
 from memstate_langgraph.rewind import Rewinder
 
 
-def attribute(store: StoreBase, rewinder: Rewinder) -> None:
-    """Let the store's writes in nodes be those of the nodes; a context that the store had before goes first."""
-    before = store.engine.context
+class _Attribution:
+    """A store's context; one that the store had before goes first."""
 
-    def context() -> TransactionContext | None:
-        given = before() if before is not None else None
+    def __init__(self, store: StoreBase) -> None:
+        self._store = store
+        self._before = store.engine.context
+        self.rewinders = Rewinders()
+
+    def __call__(self) -> TransactionContext | None:
+        given = self._before() if self._before is not None else None
         node = current_node()
-        if node is None or not _is_ours(node, store):
+        if node is None or not _is_ours(node, self._store):
             return given
-        rewinder.notes.writes(node.thread_id, node.tag.ns)
+        for rewinder in self.rewinders.alive():
+            rewinder.notes.writes(node.thread_id, node.tag.ns)
         session_id: str | None | Unset = node.thread_id
         actor: str | None = node.tag.name
         if given is not None:
@@ -25,7 +38,29 @@ def attribute(store: StoreBase, rewinder: Rewinder) -> None:
             actor = given.actor or actor
         return TransactionContext(session_id, node.tag.mark(), actor)
 
-    store.engine.context = context
+
+_guard: Final = threading.Lock()
+
+
+def attribute(store: StoreBase, rewinder: Rewinder) -> None:
+    """Let the store's writes in nodes be those of the nodes, and the rewinder be told as long as it lives.
+
+    Once for a store, however many checkpointers it gets: there may be one for each request.
+    """
+    with _guard:
+        context = store.engine.context
+        if not isinstance(context, _Attribution):
+            context = _Attribution(store)
+            store.engine.context = context
+            store.engine.locators.append(_locate)
+    context.rewinders.add(rewinder)
+
+
+def _locate(where: Any) -> tuple[str, Locate] | None:
+    """What ``at()`` takes for a place in a thread's past."""
+    if isinstance(where, Mapping) and "configurable" in where:
+        return Rewinder.located(cast(RunnableConfig, where))
+    return None
 
 
 def _is_ours(node: Node, store: StoreBase) -> bool:

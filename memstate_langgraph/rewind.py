@@ -193,7 +193,8 @@ class Rewinder:
 
         await self._move_if_needed(place.thread_id, Operation.REPLAY, route, f"the graph {ns} returns")
 
-    def located(self, config: RunnableConfig) -> tuple[str, Locate]:
+    @staticmethod
+    def located(config: RunnableConfig) -> tuple[str, Locate]:
         """The thread of a checkpoint, and where its memory stood at it; without an id, at its head."""
         place = Place(config)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import inspect
 import itertools
 import os
@@ -12,6 +13,7 @@ import sys
 import textwrap
 import threading
 import time
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +111,24 @@ def test_what_a_node_writes_for_others() -> None:
         ("theirs", None, "ada"),
         ("theirs", None, None),
     ]
+
+
+async def test_a_checkpointer_for_each_request(makes_in_memory: Makes) -> None:
+    """Those that are gone cost nothing, and those that are still there are no matter."""
+    memory = makes_in_memory.store()
+    kept = [makes_in_memory.checkpointer(memory) for _ in range(sys.getrecursionlimit())]
+    gone = [weakref.ref(makes_in_memory.checkpointer(memory)) for _ in range(10)]
+    gc.collect()
+    assert [one() for one in gone] == [None] * 10
+    for checkpointer in (kept[0], makes_in_memory.checkpointer(memory)):
+        graph = chain(checkpointer, a=writer(memory, "a"), b=writer(memory, "b"))
+        await call(checkpointer, graph, "invoke", {"items": []}, thread("t"))
+        where = await past(checkpointer, graph, "b")
+    assert await names(memory) == ["a", "a", "b", "b"]
+    del kept, checkpointer, graph
+    gc.collect()
+    assert await names(memory.at(where)) == ["a", "a", "b"]
+    assert len(memory.engine.context.rewinders.alive()) == 0
 
 
 class TestByHand:
