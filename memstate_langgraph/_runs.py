@@ -23,10 +23,12 @@ class Runs:
     """The runs of this process, each of which holds its thread by a record with an owner and a lease.
 
     :param timeout: seconds to wait for another run of the same thread.
+    :param needed: what lives as long as one of these runs does, since it is told of its end.
     """
 
-    def __init__(self, engine: Engine, timeout: float) -> None:
+    def __init__(self, engine: Engine, timeout: float, needed: object = None) -> None:
         self._engine = engine
+        self._needed = needed
         self._timeout = timeout
         self._guard = threading.Lock()
         self._held: dict[UUID, tuple[str, str, contextlib.ExitStack]] = {}

@@ -45,7 +45,7 @@ class Rewinder:
     def __init__(self, engine: Engine, mode: Rewinding, run_timeout: float) -> None:
         self._engine = engine
         self.mode = mode
-        self.runs = Runs(engine, run_timeout)
+        self.runs = Runs(engine, run_timeout, self)
         self.notes = Notes()
 
     # Loading

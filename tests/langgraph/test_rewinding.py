@@ -13,6 +13,7 @@ import sys
 import textwrap
 import threading
 import time
+import uuid
 import weakref
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ from memstate import (
     SQLiteStorage,
     ValidationFailed,
 )
+from memstate_core._bridge import run
 from memstate_langgraph import MemStateCheckpointer
 from tests.langgraph.conftest import Makes
 from tests.langgraph.oracle import State
@@ -128,7 +130,24 @@ async def test_a_checkpointer_for_each_request(makes_in_memory: Makes) -> None:
     del kept, checkpointer, graph
     gc.collect()
     assert await names(memory.at(where)) == ["a", "a", "b"]
-    assert len(memory.engine.context.rewinders.alive()) == 0
+
+
+def test_a_run_keeps_what_is_told_of_its_end() -> None:
+    """Or a stream that is garbage, and its checkpointer with it, would hold its thread for ever."""
+    memory = MemoryStore(InMemoryStorage())
+    rewinder = weakref.ref(MemStateCheckpointer(memory)._saver.rewinder)
+    gc.collect()
+    assert rewinder() is None
+    rewinder = weakref.ref((checkpointer := MemStateCheckpointer(memory))._saver.rewinder)
+    run(checkpointer._saver.rewinder.runs.take("t", run_id := uuid.uuid4()))
+    del checkpointer
+    gc.collect()
+    (alive,) = memory.engine.context.rewinders.alive()
+    assert alive is rewinder()
+    run(alive.runs.leave(run_id))
+    del alive
+    gc.collect()
+    assert rewinder() is None
 
 
 class TestByHand:
