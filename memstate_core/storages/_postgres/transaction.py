@@ -75,6 +75,8 @@ class ReadTransaction:
     to; None: what is selected is read by one statement. ``learns`` is told of records that were read.
     """
 
+    is_serial = False  # ranges that were read are not looked at again
+
     def __init__(
         self,
         ask: Ask,

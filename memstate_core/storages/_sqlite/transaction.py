@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import groupby
 from typing import Any, Final, TypeVar
 
 from pydantic_core import from_json
@@ -58,6 +59,8 @@ def _marks(count: int, mark: str = "?") -> str:
 
 class SQLiteTransaction:
     """One transaction on one connection; nothing in it ever suspends."""
+
+    is_serial = True
 
     def __init__(self, connection: sqlite3.Connection, namespace: str) -> None:
         self._connection: Connection = connection if connection.row_factory is None else PlainRows(connection)
@@ -270,8 +273,12 @@ class SQLiteTransaction:
         return None if row is None else row[0]
 
     async def records(self, wanted: Sequence[tuple[str, str]]) -> dict[tuple[str, str], bytes]:
-        found = [(place, self._execute(sql.SELECT_RECORD, (self._namespace, *place)).fetchone()) for place in wanted]
-        return {place: row[0] for place, row in found if row is not None}
+        found: dict[tuple[str, str], bytes] = {}
+        for start in range(0, len(wanted), sql.MOST_RECORDS):
+            some = wanted[start : start + sql.MOST_RECORDS]
+            parameters = [value for place in some for value in (self._namespace, *place)]
+            found.update((some[row[0]], row[1]) for row in self._execute(sql.select_records(len(some)), parameters))
+        return found
 
     async def scan(
         self,
@@ -418,18 +425,11 @@ class SQLiteTransaction:
         return seq
 
     def _write_records(self, batch: Batch) -> None:
-        for collection, key, value in batch.records:
-            if value is None:
-                self._execute(
-                    "DELETE FROM memstate_records WHERE namespace = ? AND collection = ? AND key = ?",
-                    (self._namespace, collection, key),
-                )
+        for is_removal, writes in groupby(batch.records, lambda write: write.value is None):
+            if is_removal:
+                self._executemany(sql.DELETE_RECORD, [(self._namespace, *write[:2]) for write in writes])
             else:
-                self._execute(
-                    "INSERT INTO memstate_records (namespace, collection, key, value) VALUES (?, ?, ?, ?) "
-                    "ON CONFLICT (namespace, collection, key) DO UPDATE SET value = excluded.value",
-                    (self._namespace, collection, key, value),
-                )
+                self._executemany(sql.PUT_RECORD, [(self._namespace, *write) for write in writes])
 
     def _write_definitions(self, batch: Batch) -> None:
         self._executemany(
