@@ -284,9 +284,13 @@ class Rewinder:
 
     # Storing
 
-    def asked(self, place: Place) -> list[tuple[str, str]]:
-        """The records that :meth:`stored` will look at, so that they can be read together with others."""
-        return [] if self.mode == "off" or place.checkpoint_ns else Line.records(place.thread_id, place.checkpoint_id)
+    def asked(self, place: Place) -> tuple[list[tuple[str, str]], dict[tuple[str, str], bytes]]:
+        """The records that :meth:`stored` will look at, to be read with others, and those of them that are known."""
+        if self.mode == "off" or place.checkpoint_ns:
+            return [], {}
+        asked = Line.records(place.thread_id, place.checkpoint_id)
+        known = self.notes.position(place.thread_id)
+        return asked, {} if known is None or known[0] not in asked else {known[0]: known[1]}
 
     async def stored(
         self,
@@ -301,6 +305,11 @@ class Rewinder:
             return []
         began = self.notes.began(place.thread_id, place.checkpoint_ns)
         return await of_checkpoint(tx, place, _root(config, place), checkpoint_id, metadata.get("source"), began)
+
+    def committed(self, place: Place, records: Sequence[RecordWrite]) -> None:
+        """What :meth:`stored` returned for a checkpoint has been stored with it."""
+        if records and not place.checkpoint_ns:
+            self.notes.placed(place.thread_id, records[0])
 
     async def finished(
         self, tx: StorageTransaction, place: Place, config: RunnableConfig, task_id: str, *, always: bool = False
