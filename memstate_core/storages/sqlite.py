@@ -27,6 +27,7 @@ from memstate_core.errors import (
 from memstate_core.protocols import Work
 from memstate_core.storages._forks import tell_of_forks
 from memstate_core.storages._locks import is_held, refuse_nesting
+from memstate_core.storages._sqlite.known import Known
 from memstate_core.storages._sqlite.schema import migrate
 from memstate_core.storages._sqlite.transaction import SQLiteTransaction
 
@@ -72,6 +73,8 @@ class SQLiteStorage:
         # One connection serves readers too where a second one would see another database, or is not ours to make.
         self._single = self._given is not None or _is_private(self._path)
         self._writer: sqlite3.Connection | None = None
+        # Of the writer; None where others may use the connection too.
+        self._known: Known | None = None
         self._readers: list[sqlite3.Connection] = []
         self._reading: dict[sqlite3.Connection, int] = {}
         self._gate = threading.Lock()
@@ -139,9 +142,10 @@ class SQLiteStorage:
     async def write(self, namespace: str, work: Work[T]) -> T:
         async def transaction(connection: sqlite3.Connection) -> T:
             try:
-                connection.execute("BEGIN IMMEDIATE")
-                result = await work(SQLiteTransaction(connection, namespace))
-                connection.execute("COMMIT")
+                tx = SQLiteTransaction(connection, namespace, self._known)
+                tx.begin()
+                result = await work(tx)
+                tx.commit()
             except BaseException as error:
                 if connection.in_transaction:
                     try:
@@ -180,6 +184,7 @@ class SQLiteStorage:
         if connection.in_transaction:
             raise StorageError("the given connection is in the midst of a transaction; commit or roll it back first")
         migrate(connection, self._path)
+        self._known = Known() if self._given is None else None
         return connection
 
     def _connect(self) -> sqlite3.Connection:
