@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import groupby
 from typing import Any, Final, TypeVar
 
 from pydantic_core import from_json
@@ -461,11 +460,14 @@ class SQLiteTransaction:
         return seq
 
     def _write_records(self, batch: Batch) -> None:
-        for is_removal, writes in groupby(batch.records, lambda write: write.value is None):
-            if is_removal:
-                self._executemany(sql.DELETE_RECORD, [(self._namespace, *write[:2]) for write in writes])
-            else:
-                self._executemany(sql.PUT_RECORD, [(self._namespace, *write) for write in writes])
+        # Of two writes of one record the later one counts.
+        writes = {(write.collection, write.key): write.value for write in batch.records}
+        puts = [(self._namespace, *place, value) for place, value in writes.items() if value is not None]
+        if puts:
+            self._executemany(sql.PUT_RECORD, puts)
+        if len(puts) < len(writes):
+            removals = [(self._namespace, *place) for place, value in writes.items() if value is None]
+            self._executemany(sql.DELETE_RECORD, removals)
 
     def _write_definitions(self, batch: Batch) -> None:
         self._executemany(
