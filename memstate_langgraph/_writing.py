@@ -66,7 +66,7 @@ class Put:
         self._channels = keys.channels(thread_id)
         run_id = metadata.get("run_id")
         self._run = None if run_id is None else keys.run(str(run_id))
-        self.thread: Final = (keys.THREADS, keys.thread(thread_id))
+        self.thread: Final = keys.thread_place(thread_id)
         one = codec.checkpoint(thread_id, checkpoint_ns, parent_id, checkpoint, metadata)
         self._records: list[RecordWrite] = []
         self._lists: dict[str, tuple[str, tuple[bytes, ...], Fingerprint | None]] = {}

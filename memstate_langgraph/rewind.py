@@ -25,6 +25,7 @@ from memstate_core.engine import Engine, Locate
 from memstate_core.errors import NotFoundError, ValidationFailed
 from memstate_core.facts import Entry, Moved, Operation
 from memstate_core.protocols import Position, RecordWrite, StorageTransaction
+from memstate_langgraph import _keys as keys
 from memstate_langgraph._ahead import read_ahead
 from memstate_langgraph._hearing import finished_tasks, given_input, updated_from
 from memstate_langgraph._line import Line, RootPosition, Standing, tag
@@ -141,8 +142,9 @@ class Rewinder:
             return way._replace(records=[line.leave(standing.line, position.head), line.stand(new)])
 
         keep = self._keeping(thread_id, checkpoint_id, finished)
-        # Mostly there is nothing to do, which one look tells.
-        if not await self._is_needed(thread_id, (route, keep), Line.records(thread_id, checkpoint_id)):
+        # Mostly there is nothing to do, which one look tells. What the next put will ask is looked at with it.
+        records = [keys.thread_place(thread_id), *Line.records(thread_id, checkpoint_id)]
+        if not await self._is_needed(thread_id, (route, keep), records):
             return
         if checkpoint_id is not None:
             why = f"the graph returns to {checkpoint_id}"

@@ -72,7 +72,8 @@ class ReadTransaction:
     """What can be read, a statement at a time.
 
     ``hold`` holds on to one moment from now on, for what takes several statements, and says whether it has only begun
-    to; None: what is selected is read by one statement. ``learns`` is told of records that were read.
+    to; None: what is selected is read by one statement. ``learns`` is told of records that were read, and ``sees`` of
+    positions.
     """
 
     is_serial = False  # ranges that were read are not looked at again
@@ -86,9 +87,11 @@ class ReadTransaction:
         documents: bool,
         hold: Callable[[], Awaitable[bool]] | None = None,
         learns: KnownRecords | None = None,
+        sees: Positions | None = None,
     ) -> None:
         self._ask_text = ask
         self._learns = learns
+        self._sees = sees
         self._name = namespace
         self._hold = hold
         self._namespace = key_of(namespace)
@@ -216,7 +219,10 @@ class ReadTransaction:
     # Journal
 
     async def position(self, session_id: str | None) -> Position:
-        return (await self.real_position(session_id))[0]
+        position, latest = await self.real_position(session_id)
+        if self._sees is not None:
+            self._sees.seen(self._name, session_id, position, latest)
+        return position
 
     async def real_position(self, session_id: str | None) -> tuple[Position, int]:
         """The position, and the seq of the session's last transaction."""
