@@ -17,6 +17,9 @@ class _ReadAhead:
         self._tx = tx
         self._places = places
         self._found = found
+        # What is always asked for is found at once.
+        self.is_serial = tx.is_serial
+        self.position = tx.position
 
     async def record(self, collection: str, key: str, *, is_new: bool = False) -> bytes | None:
         place = collection, key

@@ -147,7 +147,8 @@ class Put:
         """It has been committed: remember what the next put will build on."""
         assert self._made is not None
         generation, versions = self._made
-        self._cache.saw(self._thread_id, generation)
+        if generation != self._known:
+            self._cache.saw(self._thread_id, generation)
         if self._run is not None:
             self._cache.keep_run(generation, self._thread_id, self._run)
         self._cache.keep_versions(generation, self._thread_id, self._checkpoint_ns, self._checkpoint_id, self._versions)
