@@ -69,6 +69,7 @@ class SQLiteTransaction:
         self._namespace = namespace
         self._known = known
         self._is_checked = False
+        self.has_read_outbox = False
         self._batch: Batch | None = None
 
     def begin(self) -> None:
@@ -337,6 +338,7 @@ class SQLiteTransaction:
         return outbox.lanes(self._connection, self._namespace)
 
     async def deliveries(self, lane: Lane, limit: int) -> list[Delivery]:
+        self.has_read_outbox = True
         return outbox.deliveries(self._connection, self._namespace, lane, limit)
 
     async def take_lane(
