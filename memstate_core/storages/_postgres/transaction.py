@@ -42,6 +42,10 @@ _DEEPEST: Final = 200
 _text: Final = functools.lru_cache(maxsize=1024)(in_schema)
 
 
+class Contradiction(Exception):
+    """One transaction was told of two generations of the definitions: by a wrong guess, or at different moments."""
+
+
 class NeedsExclusiveRight(Exception):
     """The definitions are to be changed, for which all other writers have to wait."""
 
@@ -460,11 +464,18 @@ class WriteTransaction(ReadTransaction):
 
     async def position(self, session_id: str | None) -> Position:
         known = self.ground.positions.get(session_id)
-        if known is None and self._guesses is not None:
+        if known is not None:
+            return known[0]
+        generations = {position.generation for position, _ in self.ground.positions.values()}
+        if self._guesses is not None:
             known = self._guesses.guess(self._name, session_id)
+            if known is not None and generations.difference({known[0].generation}):
+                known = None
             self.guessed = self.guessed or known is not None
         if known is None:
             known = await self.real_position(session_id)
+        if generations.difference({known[0].generation}):
+            raise Contradiction
         self.ground.positions[session_id] = known
         return known[0]
 
