@@ -39,11 +39,15 @@ class Positions:
             self._put(self._sessions, (namespace, session_id), (position.head, position.redo, latest))
 
     def seen(self, namespace: str, session_id: str | None, position: Position, latest: int) -> None:
-        """The same from one that only reads, and may have read what was long ago: it counts where nothing is known."""
+        """The same from one that only reads, and may have read what was long ago: it counts where nothing is known.
+
+        Of a session also where it is newer, since the seq of its last transaction only grows.
+        """
         with self._guard:
             if namespace not in self._grounds:
                 self._put(self._grounds, namespace, (position.generation, position.claimed))
-            if (namespace, session_id) not in self._sessions:
+            old = self._sessions.get((namespace, session_id))
+            if old is None or old[2] < latest:
                 self._put(self._sessions, (namespace, session_id), (position.head, position.redo, latest))
 
     def moved(self, namespace: str, session_id: str | None, head: int, redo: int, latest: int) -> None:
