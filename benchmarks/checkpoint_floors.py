@@ -16,13 +16,14 @@ from pathlib import Path
 from typing import Any, Final, Protocol
 
 import ormsgpack
-from langgraph.checkpoint.base import CheckpointTuple
+from langgraph.checkpoint.base import BaseCheckpointSaver, CheckpointTuple
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 
 from benchmarks.storages import StorageKind
 from benchmarks.workload import fresh
 
 _MESSAGES: Final = "messages"
+_MANY: Final = 1_000_000
 
 # A checkpoint: thread, id, its parent's, the encoded rest of it with its metadata, and how many messages it has.
 Row = tuple[str, str, str | None, bytes, int]
@@ -50,10 +51,11 @@ class Rows(Protocol):
     def close(self) -> None: ...
 
 
-class Floor:
-    """What of a checkpointer the benchmark calls."""
+class Floor(BaseCheckpointSaver[str]):
+    """What of a checkpointer the benchmark, and a graph that is run, calls."""
 
     def __init__(self, rows: Rows) -> None:
+        super().__init__()
         self.rows = rows
         serde = JsonPlusSerializer()
         self._dump, self._load = serde.dumps_typed, serde.loads_typed
@@ -68,7 +70,7 @@ class Floor:
         configurable = config["configurable"]
         thread_id, checkpoint_id = configurable["thread_id"], checkpoint["id"]
         values = dict(checkpoint["channel_values"])
-        messages = values.pop(_MESSAGES)
+        messages = values.pop(_MESSAGES, [])
         rest = self._dump(({**checkpoint, "channel_values": values}, metadata))[1]
         first = self._known.get(thread_id, 0)
         new = [(first + place, self._dump(message)[1]) for place, message in enumerate(messages[first:])]
@@ -91,10 +93,17 @@ class Floor:
         """The latest checkpoint, its messages, and its writes."""
         return next(self.list(config, limit=1), None)
 
-    def list(self, config: Any, *, limit: int) -> Iterator[CheckpointTuple]:
-        """The checkpoints, the messages of the longest one, decoded once, and the writes of each."""
+    def list(
+        self,
+        config: Any,
+        *,
+        filter: Any = None,  # noqa: A002
+        before: Any = None,
+        limit: int | None = None,
+    ) -> Iterator[CheckpointTuple]:
+        """The newest checkpoints, the messages of the longest one, decoded once, and the writes of each."""
         thread_id = config["configurable"]["thread_id"]
-        found = self.rows.latest(thread_id, limit)
+        found = self.rows.latest(thread_id, limit or _MANY)
         stored = self.rows.messages(thread_id, max((row[4] for row in found), default=0))
         messages = [self._load(("msgpack", message)) for message in stored]
         for _, checkpoint_id, parent_id, rest, count in found:
@@ -313,7 +322,7 @@ class RedisRows:
 
     def latest(self, thread_id: str, limit: int) -> Sequence[Row]:
         ids: Any = self._client.zrevrange(self._key("i", thread_id), 0, limit - 1)
-        found: Any = self._client.hmget(self._key("c", thread_id), ids)
+        found: Any = self._client.hmget(self._key("c", thread_id), ids) if ids else []
         return [tuple(ormsgpack.unpackb(one)) for one in found]
 
     def messages(self, thread_id: str, count: int) -> Sequence[bytes]:

@@ -79,6 +79,7 @@ def _rows(bench: Bench, kind: StorageKind) -> Iterator[Row]:
     savers: tuple[tuple[str, Any, float | None], ...] = (
         ("without a saver", None, _GRAPH[kind.name]),
         ("a saver that keeps nothing", _keeps_nothing(), None),
+        ("floor", least, None),
         (name, peer, None),
     )
     for other, saver, limit in savers:

@@ -217,7 +217,10 @@ class StorageTransaction(Protocol):
     """One transaction on one namespace. All methods are coroutines; those of sync storages never suspend.
 
     :meth:`reindex` and :meth:`write` come last, when all has been read. Sequences in answers are the caller's own.
+    ``is_serial``: between what one that writes reads, whatever it is, and what it writes nobody else writes anything.
     """
+
+    is_serial: bool
 
     # Facts
     async def facts(self, ids: Sequence[str]) -> dict[str, StoredFact]:

@@ -17,6 +17,9 @@ class _ReadAhead:
         self._tx = tx
         self._places = places
         self._found = found
+        # What is always asked for is found at once.
+        self.is_serial = tx.is_serial
+        self.position = tx.position
 
     async def record(self, collection: str, key: str, *, is_new: bool = False) -> bytes | None:
         place = collection, key
@@ -28,6 +31,16 @@ class _ReadAhead:
         return getattr(self._tx, name)
 
 
-async def read_ahead(tx: StorageTransaction, places: Sequence[tuple[str, str]]) -> StorageTransaction:
-    """The transaction, knowing the records at ``places``: one question to the storage, where each would be one."""
-    return cast(StorageTransaction, _ReadAhead(tx, places, await tx.records(places))) if len(places) > 1 else tx
+async def read_ahead(
+    tx: StorageTransaction, places: Sequence[tuple[str, str]], known: Mapping[tuple[str, str], bytes] | None = None
+) -> StorageTransaction:
+    """The transaction, knowing the records at ``places``: one question to the storage, where each would be one.
+
+    ``known``: what is not asked, since it never changes.
+    """
+    if len(places) < 2:
+        return tx
+    if not known:
+        return cast(StorageTransaction, _ReadAhead(tx, places, await tx.records(places)))
+    found = await tx.records([place for place in places if place not in known])
+    return cast(StorageTransaction, _ReadAhead(tx, places, {**found, **known}))

@@ -16,7 +16,7 @@ _LISTS: Final = 64
 _CHECKPOINTS: Final = 512
 
 
-class _Recent(Generic[K, V]):
+class Recent(Generic[K, V]):
     """The values that were used last."""
 
     def __init__(self, size: int) -> None:
@@ -47,10 +47,10 @@ class Cache:
     """
 
     def __init__(self) -> None:
-        self._versions: _Recent[tuple[bytes, str, str, str], Mapping[str, Any]] = _Recent(_CHECKPOINTS)
-        self._lists: _Recent[tuple[bytes, str, str], ListVersion] = _Recent(_LISTS)
-        self._ran: _Recent[tuple[bytes, str, str], bool] = _Recent(_CHECKPOINTS)
-        self._generations: _Recent[str, bytes] = _Recent(_CHECKPOINTS)
+        self._versions: Recent[tuple[bytes, str, str, str], Mapping[str, Any]] = Recent(_CHECKPOINTS)
+        self._lists: Recent[tuple[bytes, str, str], ListVersion] = Recent(_LISTS)
+        self._ran: Recent[tuple[bytes, str, str], bool] = Recent(_CHECKPOINTS)
+        self._generations: Recent[str, bytes] = Recent(_CHECKPOINTS)
 
     def generation(self, thread_id: str) -> bytes | None:
         """The last one that was seen."""

@@ -62,6 +62,11 @@ def thread(thread_id: str) -> str:
     return _short(thread_id)
 
 
+def thread_place(thread_id: str) -> tuple[str, str]:
+    """Collection and key of what says that there is a thread."""
+    return THREADS, _short(thread_id)
+
+
 @lru_cache(1024)
 def _short(text: str) -> str:
     """The text itself, or a digest of it where it is too long to be part of a key."""

@@ -8,7 +8,13 @@ from typing import Any, Final, NamedTuple
 
 from langgraph.checkpoint.base.id import uuid6
 
+from memstate_core.protocols import RecordWrite
+from memstate_langgraph._cache import Recent
+
 _THREADS: Final = 4096
+
+# Collection and key of a record, and its value.
+_Known = tuple[tuple[str, str], bytes]
 
 
 class NestedRun(NamedTuple):
@@ -34,6 +40,8 @@ class Notes:
         self._wrote: dict[str, set[str]] = {}
         # The namespaces of tasks that have ended well since. Their writes may be stored much later.
         self._ended: dict[str, set[str]] = {}
+        # The position of the checkpoint of the root that was stored last.
+        self._positions: Recent[str, _Known] = Recent(_THREADS)
 
     def begins(self, thread_id: str, runtime: Any) -> bool:
         """Whether this is the first look of a run at its root."""
@@ -72,6 +80,15 @@ class Notes:
         self._nested.pop(thread_id, None)
         self._wrote.pop(thread_id, None)
         self._ended.pop(thread_id, None)
+
+    def placed(self, thread_id: str, position: RecordWrite) -> None:
+        """A checkpoint of the root has been stored, with its position."""
+        if position.value is not None:
+            self._positions.put(thread_id, ((position.collection, position.key), position.value))
+
+    def position(self, thread_id: str) -> _Known | None:
+        """What was last :meth:`placed`. It stays as it is, so who goes on from there need not read it."""
+        return self._positions.get(thread_id)
 
     def writes(self, thread_id: str, ns: str) -> None:
         """A task changes the memory."""

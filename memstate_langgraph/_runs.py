@@ -65,7 +65,7 @@ class Runs:
         key = keys.thread(thread_id)
 
         async def work(tx: StorageTransaction) -> str | None:
-            record = await tx.record(keys.RUNS, key)
+            record = await tx.record(keys.RUNS, key, is_new=True)
             if record is not None:
                 holder, expires = ormsgpack.unpackb(record)
                 if expires > time.time() and not is_gone(holder):

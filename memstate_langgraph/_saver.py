@@ -71,15 +71,17 @@ class Saver:
 
         await self.rewinder.updating(place, config, checkpoint, metadata)
 
-        places = [put.thread, *self.rewinder.asked(place)]
+        asked, known = self.rewinder.asked(place)
+        places = [put.thread, *asked]
 
-        async def work(tx: StorageTransaction) -> None:
-            ahead = await read_ahead(tx, places)
+        async def work(tx: StorageTransaction) -> list[RecordWrite]:
+            ahead = await read_ahead(tx, places, known)
             records = await put.records(ahead)
-            records += await self.rewinder.stored(ahead, place, config, checkpoint["id"], metadata)
-            await tx.write(Batch(records=records))
+            of_memory = await self.rewinder.stored(ahead, place, config, checkpoint["id"], metadata)
+            await tx.write(Batch(records=records + of_memory))
+            return of_memory
 
-        await self._write(work)
+        self.rewinder.committed(place, await self._write(work))
         put.done()
         return config_of(place.thread_id, place.checkpoint_ns, checkpoint["id"])
 

@@ -31,6 +31,8 @@ TypeName = tuple[str, ...]
 # The codes of LangGraph's msgpack extensions (langgraph.checkpoint.serde.jsonplus).
 _SINGLE_ARGUMENT, _ARGUMENTS, _KEYWORDS, _METHOD, _PYDANTIC_1, _PYDANTIC_2, _NUMPY, _DELTA_SNAPSHOT = range(8)
 
+_BYTES: Final = (bytes, bytearray)
+
 # How LangGraph's encoder is set.
 _LANGGRAPHS: Final = (
     ormsgpack.OPT_NON_STR_KEYS
@@ -86,6 +88,8 @@ class StrictSerializer(JsonPlusSerializer):
         super().__init__(allowed_msgpack_modules=names, __unpack_ext_hook__=self._read)
         self.allowed = frozenset(names)
         self._constructors: dict[tuple[str, str], Any] = {}
+        # The names of models that were written before.
+        self._models: dict[type, tuple[str, str]] = {}
 
     def with_msgpack_allowlist(self, extra_allowlist: Iterable[type | TypeName]) -> StrictSerializer:
         """The same with further types allowed."""
@@ -93,7 +97,7 @@ class StrictSerializer(JsonPlusSerializer):
         return self if merged == self.allowed else StrictSerializer(merged)
 
     def dumps_typed(self, obj: Any) -> tuple[str, bytes]:
-        if obj is not None and not isinstance(obj, bytes | bytearray):
+        if obj is not None and not isinstance(obj, _BYTES):
             try:
                 return "msgpack", ormsgpack.packb(obj, default=self._model, option=_LANGGRAPHS)
             except TypeError:
@@ -122,9 +126,13 @@ class StrictSerializer(JsonPlusSerializer):
         :raises TypeError: it is not one, or not one that was allowed before.
         """
         kind = type(obj)
-        if not issubclass(kind, BaseModel) or (kind.__module__, kind.__name__) not in self._constructors:
-            raise TypeError
-        content = (kind.__module__, kind.__name__, obj.model_dump(), "model_validate_json")
+        name = self._models.get(kind)
+        if name is None:
+            name = kind.__module__, kind.__name__
+            if not issubclass(kind, BaseModel) or name not in self._constructors:
+                raise TypeError
+            self._models[kind] = name
+        content = (*name, obj.model_dump(), "model_validate_json")
         return ormsgpack.Ext(_PYDANTIC_2, ormsgpack.packb(content, option=_LANGGRAPHS))
 
     def _check(self, data: bytes) -> None:

@@ -22,7 +22,7 @@ from langgraph.checkpoint.base import (
 )
 
 from memstate_core.engine import Engine
-from memstate_core.protocols import Batch, StorageTransaction
+from memstate_core.protocols import Batch, RecordWrite, StorageTransaction
 from memstate_langgraph import _keys as keys
 from memstate_langgraph._ahead import read_ahead
 from memstate_langgraph._codec import Codec
@@ -80,16 +80,16 @@ class Wrapped:
     ) -> RunnableConfig:
         place = Place(config)
         await self.rewinder.updating(place, config, checkpoint, metadata)
-        places = self.rewinder.asked(place)
+        asked, known = self.rewinder.asked(place)
 
-        async def work(tx: StorageTransaction) -> None:
-            records = await self.rewinder.stored(
-                await read_ahead(tx, places), place, config, checkpoint["id"], metadata
-            )
+        async def work(tx: StorageTransaction) -> list[RecordWrite]:
+            ahead = await read_ahead(tx, asked, known)
+            records = await self.rewinder.stored(ahead, place, config, checkpoint["id"], metadata)
             if records:
                 await tx.write(Batch(records=records))
+            return records
 
-        await self._write(work)
+        self.rewinder.committed(place, await self._write(work))
         stored: RunnableConfig = await self._call("put", config, checkpoint, metadata, new_versions)
         return stored
 
@@ -152,8 +152,8 @@ class Wrapped:
 
         await self._write(work)
 
-    async def _write(self, work: Any) -> None:
-        await self._engine.storage.write(self._engine.namespace, work)
+    async def _write(self, work: Any) -> Any:
+        return await self._engine.storage.write(self._engine.namespace, work)
 
 
 class _Pages:

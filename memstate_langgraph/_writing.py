@@ -28,7 +28,7 @@ def thread_record(thread_id: str, generation: bytes, checkpoint_id: str) -> Reco
     """The record by which puts and removals see each other.
 
     Both read it and both change it, so that of two at once one is done again: a put must not build on what is being
-    removed, and a removal must know of all that is built on.
+    removed, and a removal must know of all that is built on. Where transactions take turns, reading is enough.
     """
     record = ormsgpack.packb((generation, thread_id, checkpoint_id))
     return RecordWrite(keys.THREADS, keys.thread(thread_id), record)
@@ -66,7 +66,7 @@ class Put:
         self._channels = keys.channels(thread_id)
         run_id = metadata.get("run_id")
         self._run = None if run_id is None else keys.run(str(run_id))
-        self.thread: Final = (keys.THREADS, keys.thread(thread_id))
+        self.thread: Final = keys.thread_place(thread_id)
         one = codec.checkpoint(thread_id, checkpoint_ns, parent_id, checkpoint, metadata)
         self._records: list[RecordWrite] = []
         self._lists: dict[str, tuple[str, tuple[bytes, ...], Fingerprint | None]] = {}
@@ -125,8 +125,9 @@ class Put:
         """What is to be written, on what is there now."""
         records = list(self._records)
         generation = generation_of(await tx.record(*self.thread))
-        generation = generation or new_generation(self._thread_id)[0]
-        records.append(thread_record(self._thread_id, generation, self._checkpoint_id))
+        if generation is None or not tx.is_serial:
+            generation = generation or new_generation(self._thread_id)[0]
+            records.append(thread_record(self._thread_id, generation, self._checkpoint_id))
         if self._run is not None and not self._cache.has_run(generation, self._thread_id, self._run):
             records += ran_records(self._thread_id, self._run)
         reader: Reader | None = None
@@ -146,7 +147,8 @@ class Put:
         """It has been committed: remember what the next put will build on."""
         assert self._made is not None
         generation, versions = self._made
-        self._cache.saw(self._thread_id, generation)
+        if generation != self._known:
+            self._cache.saw(self._thread_id, generation)
         if self._run is not None:
             self._cache.keep_run(generation, self._thread_id, self._run)
         self._cache.keep_versions(generation, self._thread_id, self._checkpoint_ns, self._checkpoint_id, self._versions)

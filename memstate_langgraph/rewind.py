@@ -25,6 +25,7 @@ from memstate_core.engine import Engine, Locate
 from memstate_core.errors import NotFoundError, ValidationFailed
 from memstate_core.facts import Entry, Moved, Operation
 from memstate_core.protocols import Position, RecordWrite, StorageTransaction
+from memstate_langgraph import _keys as keys
 from memstate_langgraph._ahead import read_ahead
 from memstate_langgraph._hearing import finished_tasks, given_input, updated_from
 from memstate_langgraph._line import Line, RootPosition, Standing, tag
@@ -141,8 +142,9 @@ class Rewinder:
             return way._replace(records=[line.leave(standing.line, position.head), line.stand(new)])
 
         keep = self._keeping(thread_id, checkpoint_id, finished)
-        # Mostly there is nothing to do, which one look tells.
-        if not await self._is_needed(thread_id, (route, keep), Line.records(thread_id, checkpoint_id)):
+        # Mostly there is nothing to do, which one look tells. What the next put will ask is looked at with it.
+        records = [keys.thread_place(thread_id), *Line.records(thread_id, checkpoint_id)]
+        if not await self._is_needed(thread_id, (route, keep), records):
             return
         if checkpoint_id is not None:
             why = f"the graph returns to {checkpoint_id}"
@@ -285,9 +287,13 @@ class Rewinder:
 
     # Storing
 
-    def asked(self, place: Place) -> list[tuple[str, str]]:
-        """The records that :meth:`stored` will look at, so that they can be read together with others."""
-        return [] if self.mode == "off" or place.checkpoint_ns else Line.records(place.thread_id, place.checkpoint_id)
+    def asked(self, place: Place) -> tuple[list[tuple[str, str]], dict[tuple[str, str], bytes]]:
+        """The records that :meth:`stored` will look at, to be read with others, and those of them that are known."""
+        if self.mode == "off" or place.checkpoint_ns:
+            return [], {}
+        asked = Line.records(place.thread_id, place.checkpoint_id)
+        known = self.notes.position(place.thread_id)
+        return asked, {} if known is None or known[0] not in asked else {known[0]: known[1]}
 
     async def stored(
         self,
@@ -302,6 +308,11 @@ class Rewinder:
             return []
         began = self.notes.began(place.thread_id, place.checkpoint_ns)
         return await of_checkpoint(tx, place, _root(config, place), checkpoint_id, metadata.get("source"), began)
+
+    def committed(self, place: Place, records: Sequence[RecordWrite]) -> None:
+        """What :meth:`stored` returned for a checkpoint has been stored with it."""
+        if records and not place.checkpoint_ns:
+            self.notes.placed(place.thread_id, records[0])
 
     async def finished(
         self, tx: StorageTransaction, place: Place, config: RunnableConfig, task_id: str, *, always: bool = False

@@ -223,6 +223,8 @@ class _MemoryTransaction:
 
     __slots__ = ("_data", "_next_seq", "seq", "staged")
 
+    is_serial = True
+
     def __init__(self, namespace: _Namespace, next_seq: int) -> None:
         self._data = namespace
         self._next_seq = next_seq

@@ -12,6 +12,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn, Self, TypeVar
@@ -27,7 +28,9 @@ from memstate_core.errors import (
 from memstate_core.protocols import Work
 from memstate_core.storages._forks import tell_of_forks
 from memstate_core.storages._locks import is_held, refuse_nesting
+from memstate_core.storages._sqlite.known import Known
 from memstate_core.storages._sqlite.schema import migrate
+from memstate_core.storages._sqlite.syncing import LogSync
 from memstate_core.storages._sqlite.transaction import SQLiteTransaction
 
 if TYPE_CHECKING:
@@ -72,6 +75,10 @@ class SQLiteStorage:
         # One connection serves readers too where a second one would see another database, or is not ours to make.
         self._single = self._given is not None or _is_private(self._path)
         self._writer: sqlite3.Connection | None = None
+        # Of the writer; None where others may use the connection too.
+        self._known: Known | None = None
+        # What syncs the writer's commits, several at once; None: SQLite does it, as far as it is to be done.
+        self._log: LogSync | None = None
         self._readers: list[sqlite3.Connection] = []
         self._reading: dict[sqlite3.Connection, int] = {}
         self._gate = threading.Lock()
@@ -92,11 +99,16 @@ class SQLiteStorage:
             self._disconnect()
 
     def after_fork(self, *, in_child: bool) -> None:
+        if in_child and self._log is not None:
+            self._log.after_fork()
         self._gate.release()
         self._lock.release()
 
     def _disconnect(self) -> None:
         """Close what is open and idle; it is opened again when it is needed."""
+        log, self._log = self._log, None
+        if log is not None:
+            log.close()
         connections = [*self._readers]
         self._readers.clear()
         if self._writer is not None and self._given is None:
@@ -121,10 +133,16 @@ class SQLiteStorage:
         with self._gate:
             connection = self._readers.pop() if self._readers else self._connect()
             self._reading[connection] = threading.get_ident()
+        tx = SQLiteTransaction(connection, namespace)
         try:
             if snapshot:
                 connection.execute("BEGIN")
-            return await work(SQLiteTransaction(connection, namespace))
+            result = await work(tx)
+            log = self._log
+            if tx.has_read_outbox and log is not None:
+                # What hooks are told of must not be lost afterwards.
+                self._sync(log, None)
+            return result
         except sqlite3.Error as error:
             self._translate(error)
         finally:
@@ -137,11 +155,21 @@ class SQLiteStorage:
                 self._readers.append(connection)
 
     async def write(self, namespace: str, work: Work[T]) -> T:
-        async def transaction(connection: sqlite3.Connection) -> T:
+        result, sync = await self.commit(namespace, work)
+        if sync is not None:
+            sync()
+        return result
+
+    async def commit(self, namespace: str, work: Work[T]) -> tuple[T, Callable[[], None] | None]:
+        """What :meth:`write` does first, and what it does then, if anything: to wait until it is on the disk."""
+
+        async def transaction(connection: sqlite3.Connection) -> tuple[T, Callable[[], None] | None]:
+            before = connection.total_changes
             try:
-                connection.execute("BEGIN IMMEDIATE")
-                result = await work(SQLiteTransaction(connection, namespace))
-                connection.execute("COMMIT")
+                tx = SQLiteTransaction(connection, namespace, self._known)
+                tx.begin()
+                result = await work(tx)
+                tx.commit()
             except BaseException as error:
                 if connection.in_transaction:
                     try:
@@ -149,7 +177,9 @@ class SQLiteStorage:
                     except sqlite3.Error as cleanup:
                         error.add_note(f"the transaction could not be rolled back: {cleanup}")
                 raise
-            return result
+            if self._log is None or connection.total_changes == before:
+                return result, None
+            return result, partial(self._sync, self._log, self._log.wrote())
 
         return await self._alone(transaction)
 
@@ -158,6 +188,19 @@ class SQLiteStorage:
             return await tx.namespaces()  # type: ignore[no-any-return]
 
         return await self.read("", work)
+
+    def _sync(self, log: LogSync, number: int | None) -> None:
+        """Wait until a commit is on the disk (None: until everything is)."""
+        try:
+            if number is None:
+                log.sync()
+            else:
+                log.wait(number)
+        except OSError as error:
+            raise StorageError(
+                f"{self._path}: what was written is there, but could not be synced ({error}), and a power cut may undo "
+                "it; look at the disk, and make a new storage"
+            ) from error
 
     async def _alone(self, use: Callable[[sqlite3.Connection], Awaitable[T]]) -> T:
         """Use the connection that writes, one thread at a time; driver errors are translated."""
@@ -180,7 +223,18 @@ class SQLiteStorage:
         if connection.in_transaction:
             raise StorageError("the given connection is in the midst of a transaction; commit or roll it back first")
         migrate(connection, self._path)
+        self._known = Known() if self._given is None else None
+        if self._durability == "full" and not self._single:
+            self._sync_together(connection)
         return connection
+
+    def _sync_together(self, connection: sqlite3.Connection) -> None:
+        """Sync the log of a connection ourselves, if it has one that can be opened."""
+        if connection.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
+            return
+        with contextlib.suppress(OSError):
+            self._log = LogSync(connection.execute("PRAGMA database_list").fetchone()[2] + "-wal")
+            connection.execute("PRAGMA synchronous = normal")
 
     def _connect(self) -> sqlite3.Connection:
         if self._closed:
@@ -270,6 +324,7 @@ class AsyncSQLiteStorage:
     ) -> None:
         self._storage = SQLiteStorage(database, durability=durability, timeout=timeout)
         self._thread = self._new_thread()
+        self._syncs = self._new_thread()
         tell_of_forks(self)
 
     @staticmethod
@@ -284,6 +339,7 @@ class AsyncSQLiteStorage:
     def after_fork(self, *, in_child: bool) -> None:
         if in_child:
             self._thread = self._new_thread()
+            self._syncs = self._new_thread()
 
     async def _there(self, function: Callable[[], T]) -> T:
         """Call on the storage's thread, in the caller's context."""
@@ -311,7 +367,17 @@ class AsyncSQLiteStorage:
         return await self._there(lambda: run(self._storage.read(namespace, work, snapshot=snapshot)))
 
     async def write(self, namespace: str, work: Work[T]) -> T:
-        return await self._there(lambda: run(self._storage.write(namespace, work)))
+        result, sync = await self._there(lambda: run(self._storage.commit(namespace, work)))
+        if sync is None:
+            return result
+        if self._storage._closed:
+            sync()  # which was done then
+        else:
+            import asyncio
+
+            # On another thread, so that others commit meanwhile.
+            await asyncio.get_running_loop().run_in_executor(self._syncs, sync)
+        return result
 
     async def namespaces(self) -> list[str]:
         return await self._there(lambda: run(self._storage.namespaces()))
@@ -321,6 +387,7 @@ class AsyncSQLiteStorage:
         if not self._storage._closed:
             await self._there(self._storage.close)
             self._thread.shutdown(wait=False)
+            self._syncs.shutdown(wait=False)
 
     async def close(self) -> None:
         """The same as :meth:`aclose`."""

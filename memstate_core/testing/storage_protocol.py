@@ -613,6 +613,9 @@ class TestTheRest(_Base):
         assert [one.key for one in await raw.ask(lambda tx: tx.scan("c", reverse=True, limit=2))] == ["c", "b"]
         assert await raw.ask(lambda tx: tx.scan("c", start="z")) == []
         assert await raw.ask(lambda tx: tx.scan("c", start="b", end="a")) == []
+        many = [("m", f"{number}") for number in range(70)]
+        await raw.write(Batch(records=[RecordWrite(*place, b"m") for place in many]))
+        assert await raw.ask(lambda tx: tx.records([*many, ("m", "nothing")])) == dict.fromkeys(many, b"m")
 
     async def test_collections(self, raw: Raw) -> None:
         assert await raw.ask(lambda tx: tx.collections()) == []

@@ -969,6 +969,27 @@ class TestKnownRecords:
             assert run(storage.write("n", self.reads(None, seen))) is None
             assert seen[3:] == [None]
 
+    @pytest.mark.parametrize("order", [("new", None), (None, "new")])
+    def test_one_transaction_is_told_of_one_generation(
+        self, url: str, schema: str, order: tuple[str | None, ...]
+    ) -> None:
+        """Who was told of two would read the definitions again and again, to know those of the other one."""
+        with PostgresStorage(url, schema=schema) as storage, PostgresStorage(url, schema=schema) as other:
+            told: list[set[int]] = []
+
+            async def work(tx: Any) -> None:
+                told.append({(await tx.position(session_id)).generation for session_id in order})
+
+            async def commit(tx: Any) -> None:
+                await tx.position(None)
+                await tx.write(Batch(entry()))
+
+            run(storage.write("n", commit))
+            run(Raw(other).write(Batch(definitions={"t": "{}"})))
+            run(storage.write("n", work))
+            assert all(len(generations) == 1 for generations in told)
+            assert told[-1] == {1}
+
     def test_what_is_not_new_is_found(self, url: str, schema: str) -> None:
         with PostgresStorage(url, schema=schema) as storage, PostgresStorage(url, schema=schema) as other:
             seen: list[bytes | None] = []

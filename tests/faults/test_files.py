@@ -259,7 +259,10 @@ async def test_written_by_a_newer_version(flavour: Flavour, database: Path) -> N
 
 @pytest.mark.parametrize(("durability", "synchronous"), [("normal", 1), ("full", 2)])
 def test_durability(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, durability: Any, synchronous: int) -> None:
-    """What the connections of the storage are really set to, asked when each statement runs."""
+    """What the connections of the storage are really set to.
+
+    SQLite syncs the commits of none that writes where that is done for several of them at once.
+    """
     connections = []
     connect = sqlite3.connect
 
@@ -274,8 +277,12 @@ def test_durability(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, durability:
         store.commit(Fact("note", {"text": "one"}))
         store.query()
         assert len(connections) >= 2  # one that writes, one that reads
-        for connection in connections:
+        writer, *readers = connections
+        assert writer.execute("PRAGMA synchronous").fetchone() == (1,)
+        assert (storage._log is not None) is (durability == "full")
+        for connection in readers:
             assert connection.execute("PRAGMA synchronous").fetchone() == (synchronous,)
+        for connection in connections:
             assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
 
 

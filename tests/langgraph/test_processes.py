@@ -45,7 +45,8 @@ with kind(sys.argv[2]) as storage:
     builder = StateGraph(State).add_node(first).add_node(second).add_edge(START, "first").add_edge("first", "second")
     graph = builder.compile(checkpointer=MemStateCheckpointer(memory))
     for _ in range(2):
-        graph.invoke({"items": []}, {"configurable": {"thread_id": "t"}})
+        # What has come to the second node is stored by then, or there would be nothing to go on from.
+        graph.invoke({"items": []}, {"configurable": {"thread_id": "t"}}, durability="sync")
         print("ended", flush=True)
         sys.stdin.readline()
 """

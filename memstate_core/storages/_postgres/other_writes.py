@@ -13,6 +13,10 @@ from memstate_core.storages._postgres.tables import key_of, name_of
 
 _C: Final = name_of(tables.CLAIMS)
 
+# So many records, as a checkpoint has, are given one by one, by a statement for each number of them. To make arrays of
+# them and to take those apart again takes longer than to write them.
+_FEW: Final = 8
+
 _CLAIM_INPUT: Final = (("key", "text"), ("owner", "text"), ("expires", "double precision"), ("hooks", "text"))
 
 
@@ -107,9 +111,13 @@ def write_records(made: WriteStatement, batch: Batch, ground: Ground) -> None:
 
 
 def _records(made: WriteStatement, puts: Sequence[tuple[str, str, bytes]]) -> str:
+    if len(puts) <= _FEW:
+        rows = [
+            f"({made.value(key_of(collection))}, {made.value(key)}, {made.value(value, 'bytea')})"
+            for collection, key, value in puts
+        ]
+        return f"(VALUES {', '.join(rows)}) AS x (collection, key, value)"
     columns: list[list[Any]] = [[key_of(one[0]) for one in puts], [one[1] for one in puts], [one[2] for one in puts]]
-    if len(puts) == 1:
-        return made.rows((("collection", "text"), ("key", "text"), ("value", "bytea")), [[one[0] for one in columns]])
     typed = zip(columns, ("text[]", "text[]", "bytea[]"), strict=True)
     given = ", ".join(made.value(one, type_) for one, type_ in typed)
     return f"unnest({given}) AS x (collection, key, value)"

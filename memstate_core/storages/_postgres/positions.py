@@ -38,6 +38,18 @@ class Positions:
             self._put(self._grounds, namespace, (position.generation, position.claimed))
             self._put(self._sessions, (namespace, session_id), (position.head, position.redo, latest))
 
+    def seen(self, namespace: str, session_id: str | None, position: Position, latest: int) -> None:
+        """The same from one that only reads, and may have read what was long ago: it counts where nothing is known.
+
+        Of a session also where it is newer, since the seq of its last transaction only grows.
+        """
+        with self._guard:
+            if namespace not in self._grounds:
+                self._put(self._grounds, namespace, (position.generation, position.claimed))
+            old = self._sessions.get((namespace, session_id))
+            if old is None or old[2] < latest:
+                self._put(self._sessions, (namespace, session_id), (position.head, position.redo, latest))
+
     def moved(self, namespace: str, session_id: str | None, head: int, redo: int, latest: int) -> None:
         """A session has moved by our own doing."""
         with self._guard:

@@ -289,7 +289,13 @@ class Runner:
             return await lease.begin(_BEGIN_SNAPSHOT)
 
         tx = ReadTransaction(
-            lease.ask, namespace, self.prefix, documents=self._payload_index, hold=hold, learns=self._known_records
+            lease.ask,
+            namespace,
+            self.prefix,
+            documents=self._payload_index,
+            hold=hold,
+            learns=self._known_records,
+            sees=self._positions,
         )
         if snapshot:
             await hold()

@@ -42,6 +42,10 @@ _DEEPEST: Final = 200
 _text: Final = functools.lru_cache(maxsize=1024)(in_schema)
 
 
+class Contradiction(Exception):
+    """One transaction was told of two generations of the definitions: by a wrong guess, or at different moments."""
+
+
 class NeedsExclusiveRight(Exception):
     """The definitions are to be changed, for which all other writers have to wait."""
 
@@ -72,8 +76,11 @@ class ReadTransaction:
     """What can be read, a statement at a time.
 
     ``hold`` holds on to one moment from now on, for what takes several statements, and says whether it has only begun
-    to; None: what is selected is read by one statement. ``learns`` is told of records that were read.
+    to; None: what is selected is read by one statement. ``learns`` is told of records that were read, and ``sees`` of
+    positions.
     """
+
+    is_serial = False  # ranges that were read are not looked at again
 
     def __init__(
         self,
@@ -84,9 +91,11 @@ class ReadTransaction:
         documents: bool,
         hold: Callable[[], Awaitable[bool]] | None = None,
         learns: KnownRecords | None = None,
+        sees: Positions | None = None,
     ) -> None:
         self._ask_text = ask
         self._learns = learns
+        self._sees = sees
         self._name = namespace
         self._hold = hold
         self._namespace = key_of(namespace)
@@ -214,7 +223,10 @@ class ReadTransaction:
     # Journal
 
     async def position(self, session_id: str | None) -> Position:
-        return (await self.real_position(session_id))[0]
+        position, latest = await self.real_position(session_id)
+        if self._sees is not None:
+            self._sees.seen(self._name, session_id, position, latest)
+        return position
 
     async def real_position(self, session_id: str | None) -> tuple[Position, int]:
         """The position, and the seq of the session's last transaction."""
@@ -452,11 +464,18 @@ class WriteTransaction(ReadTransaction):
 
     async def position(self, session_id: str | None) -> Position:
         known = self.ground.positions.get(session_id)
-        if known is None and self._guesses is not None:
+        if known is not None:
+            return known[0]
+        generations = {position.generation for position, _ in self.ground.positions.values()}
+        if self._guesses is not None:
             known = self._guesses.guess(self._name, session_id)
+            if known is not None and generations.difference({known[0].generation}):
+                known = None
             self.guessed = self.guessed or known is not None
         if known is None:
             known = await self.real_position(session_id)
+        if generations.difference({known[0].generation}):
+            raise Contradiction
         self.ground.positions[session_id] = known
         return known[0]
 

@@ -61,6 +61,8 @@ class RedisTransaction:
     :param predicting: positions and records may be what was known before.
     """
 
+    is_serial = False  # of the ranges that were read, only what is in them is looked at again
+
     def __init__(
         self,
         server: Server,

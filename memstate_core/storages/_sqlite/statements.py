@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Final
 
 _WITHOUT_ORDINAL: Final = (
@@ -29,6 +30,20 @@ SELECT_LATEST_OF_MANY: Final = """
     WHERE namespace = ? AND id IN (SELECT value FROM json_each(?)) GROUP BY id
 """
 SELECT_RECORD: Final = "SELECT value FROM memstate_records WHERE namespace = ? AND collection = ? AND key = ?"
+MOST_RECORDS: Final = 16  # so many are asked for by one statement
+
+
+@cache
+def select_records(count: int) -> str:
+    """The place (from 0) and the value of each record that there is; each has a namespace, a collection and a key."""
+    return " UNION ALL ".join(SELECT_RECORD.replace("value", f"{place}, value", 1) for place in range(count))
+
+
+DELETE_RECORD: Final = "DELETE FROM memstate_records WHERE namespace = ? AND collection = ? AND key = ?"
+PUT_RECORD: Final = """
+    INSERT INTO memstate_records (namespace, collection, key, value) VALUES (?, ?, ?, ?)
+    ON CONFLICT (namespace, collection, key) DO UPDATE SET value = excluded.value
+"""
 SELECT_POSITION: Final = """
     SELECT coalesce(s.head, 0), coalesce(s.redo, 0), coalesce(g.generation, 0),
            EXISTS (SELECT 1 FROM memstate_claims WHERE namespace = ?)

@@ -28,6 +28,7 @@ from memstate_core.storages._places import refuse_shared_places
 from memstate_core.storages._sqlite import outbox
 from memstate_core.storages._sqlite import statements as sql
 from memstate_core.storages._sqlite.connection import Connection, PlainRows
+from memstate_core.storages._sqlite.known import Known
 from memstate_core.storages._sqlite.writes import write_facts, write_fields
 
 T = TypeVar("T")
@@ -57,13 +58,35 @@ def _marks(count: int, mark: str = "?") -> str:
 
 
 class SQLiteTransaction:
-    """One transaction on one connection; nothing in it ever suspends."""
+    """One transaction on one connection; nothing in it ever suspends. ``known`` is what need not be read."""
 
-    def __init__(self, connection: sqlite3.Connection, namespace: str) -> None:
+    is_serial = True
+
+    def __init__(self, connection: sqlite3.Connection, namespace: str, known: Known | None = None) -> None:
         self._connection: Connection = connection if connection.row_factory is None else PlainRows(connection)
         self._execute = self._connection.execute
         self._executemany = self._connection.executemany
         self._namespace = namespace
+        self._known = known
+        self._is_checked = False
+        self.has_read_outbox = False
+        self._batch: Batch | None = None
+
+    def begin(self) -> None:
+        """Begin to write."""
+        self._execute("BEGIN IMMEDIATE")
+
+    def commit(self) -> None:
+        version = self._known.commits() if self._known is not None else None
+        self._execute("COMMIT")
+        if self._known is not None:
+            self._known.committed(version, self._namespace, self._batch)
+
+    def _what_is_known(self) -> Known | None:
+        if self._known is not None and not self._is_checked:
+            self._known.check(self._connection)
+            self._is_checked = True
+        return self._known
 
     async def facts(self, ids: Sequence[str]) -> dict[str, StoredFact]:
         if len(ids) == 1:
@@ -172,10 +195,17 @@ class SQLiteTransaction:
         return usable[0] if usable else None
 
     async def position(self, session_id: str | None) -> Position:
+        known = self._what_is_known()
+        position = known.position(self._namespace, session_id) if known is not None else None
+        if position is not None:
+            return position
         row = self._execute(
             sql.SELECT_POSITION, (self._namespace, self._namespace, _session_key(session_id), self._namespace)
         ).fetchone()
-        return Position(row[0], row[1], row[2], bool(row[3]))
+        position = Position(row[0], row[1], row[2], bool(row[3]))
+        if known is not None:
+            known.stands(self._namespace, session_id, position)
+        return position
 
     async def entries(self, seqs: Sequence[int]) -> dict[int, Entry]:
         found: dict[int, Entry] = {}
@@ -266,12 +296,24 @@ class SQLiteTransaction:
         return [row[0] for row in self._execute(sql.SELECT_COLLECTIONS, (self._namespace,) * 2)]
 
     async def record(self, collection: str, key: str, *, is_new: bool = False) -> bytes | None:
+        if self._known is not None and not is_new:
+            return (await self.records([(collection, key)])).get((collection, key))
         row = self._execute(sql.SELECT_RECORD, (self._namespace, collection, key)).fetchone()
         return None if row is None else row[0]
 
     async def records(self, wanted: Sequence[tuple[str, str]]) -> dict[tuple[str, str], bytes]:
-        found = [(place, self._execute(sql.SELECT_RECORD, (self._namespace, *place)).fetchone()) for place in wanted]
-        return {place: row[0] for place, row in found if row is not None}
+        known = self._what_is_known()
+        values = known.records(self._namespace, wanted) if known is not None else None
+        if values is not None:
+            return {place: value for place, value in values.items() if value is not None}
+        found: dict[tuple[str, str], bytes] = {}
+        for start in range(0, len(wanted), sql.MOST_RECORDS):
+            some = wanted[start : start + sql.MOST_RECORDS]
+            parameters = [value for place in some for value in (self._namespace, *place)]
+            found.update((some[row[0]], row[1]) for row in self._execute(sql.select_records(len(some)), parameters))
+        if known is not None:
+            known.learn(self._namespace, [(place, found.get(place)) for place in wanted])
+        return found
 
     async def scan(
         self,
@@ -296,6 +338,7 @@ class SQLiteTransaction:
         return outbox.lanes(self._connection, self._namespace)
 
     async def deliveries(self, lane: Lane, limit: int) -> list[Delivery]:
+        self.has_read_outbox = True
         return outbox.deliveries(self._connection, self._namespace, lane, limit)
 
     async def take_lane(
@@ -376,6 +419,7 @@ class SQLiteTransaction:
             outbox.put(self._connection, self._namespace, batch.deferred, seq)
         if batch.settlement is not None:
             outbox.settle(self._connection, self._namespace, batch.settlement)
+        self._batch = batch
 
     def _write_entry(self, batch: Batch) -> int:
         entry = batch.entry
@@ -418,18 +462,14 @@ class SQLiteTransaction:
         return seq
 
     def _write_records(self, batch: Batch) -> None:
-        for collection, key, value in batch.records:
-            if value is None:
-                self._execute(
-                    "DELETE FROM memstate_records WHERE namespace = ? AND collection = ? AND key = ?",
-                    (self._namespace, collection, key),
-                )
-            else:
-                self._execute(
-                    "INSERT INTO memstate_records (namespace, collection, key, value) VALUES (?, ?, ?, ?) "
-                    "ON CONFLICT (namespace, collection, key) DO UPDATE SET value = excluded.value",
-                    (self._namespace, collection, key, value),
-                )
+        # Of two writes of one record the later one counts.
+        writes = {(write.collection, write.key): write.value for write in batch.records}
+        puts = [(self._namespace, *place, value) for place, value in writes.items() if value is not None]
+        if puts:
+            self._executemany(sql.PUT_RECORD, puts)
+        if len(puts) < len(writes):
+            removals = [(self._namespace, *place) for place, value in writes.items() if value is None]
+            self._executemany(sql.DELETE_RECORD, removals)
 
     def _write_definitions(self, batch: Batch) -> None:
         self._executemany(
