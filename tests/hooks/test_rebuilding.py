@@ -72,8 +72,9 @@ async def check(store: Face, place: Place) -> None:
 
 
 class TestRebuilding:
-    @pytest.mark.parametrize("rebuilt", [False, True])
-    @pytest.mark.parametrize("model", [NEW, OtherModel(64)], ids=["dimensions", "directions"])
+    @pytest.mark.parametrize(
+        ("model", "rebuilt"), [(NEW, False), (OtherModel(64), True)], ids=["dimensions", "directions-rebuilt"]
+    )
     async def test_another_model(self, place: Place, model: Any, rebuilt: bool) -> None:
         store = store_on(place, embedding_fn=OLD)
         if rebuilt:
