@@ -1,7 +1,7 @@
 # `make demo` and `make test` need Python 3.11 or newer, git and make; everything else goes into .venv.
 
 PYTHON ?= python3
-JOBS ?= 4
+JOBS ?= 3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
