@@ -117,7 +117,10 @@ async def line(request: pytest.FixtureRequest, make_place: MakePlace, ways: dict
 @pytest.mark.parametrize(
     ("case", "hooked"),
     [
-        *((case, True) for case in ("commit a singleton", "update", "block", "promote", "rollback")),
+        *(
+            (case, True)
+            for case in ("commit", "commit a singleton", "update", "delete", "block", "promote", "rollback")
+        ),
         *((case, False) for case in ("commit", "block", "rollback")),
     ],
 )
