@@ -408,7 +408,7 @@ def test_old_ids_are_forgotten_without_looking_at_all(url: str, schema: str) -> 
                 ).format(writes, at, count)
             )
         connection.execute(psycopg.sql.SQL("ANALYZE {}").format(writes))
-        plan = connection.execute(f"EXPLAIN {storage._runner.text(_TRIM)}").fetchall()
+        plan = connection.execute(b"EXPLAIN " + storage._runner.text(_TRIM)).fetchall()
         assert "memstate_writes_by_time" in str(plan)
         storage._runner._writes = 255
         store.put_record("c", "k", b"v")
@@ -737,8 +737,8 @@ def test_without_advisory_locks_and_table_locks(url: str, schema: str) -> None:
             port = await acquire(timeout)
             execute, script = type(port).execute, type(port).script
 
-            async def run_execute(text: str, values: Any = ()) -> Any:
-                seen.append(text)
+            async def run_execute(text: str | bytes, values: Any = ()) -> Any:
+                seen.append(text if isinstance(text, str) else text.decode())
                 return await execute(port, text, values)
 
             async def run_script(text: str) -> None:
@@ -794,13 +794,13 @@ def test_an_index_on_payloads_changes_no_answer(url: str, schema: str) -> None:
 
 def plan_of(store: MemoryStore, connection: psycopg.Connection[Any], schema: str) -> str:
     """The plan of a query on a field that is not declared."""
-    seen: list[tuple[str, Any]] = []
+    seen: list[tuple[bytes, Any]] = []
     runner = store.storage._runner  # type: ignore[attr-defined]
 
     async def note(tx: Any) -> None:
         ask = tx._ask_text
 
-        async def asked(text: str, values: Any) -> Any:
+        async def asked(text: bytes, values: Any) -> Any:
             seen.append((text, values))
             return await ask(text, values)
 
@@ -811,7 +811,7 @@ def plan_of(store: MemoryStore, connection: psycopg.Connection[Any], schema: str
     run(runner.read("default", note, snapshot=False))
     text, values = seen[0]
     connection.execute(psycopg.sql.SQL("ANALYZE {}.memstate_facts").format(psycopg.sql.Identifier(schema)))
-    rows = psycopg.RawCursor(connection).execute(f"EXPLAIN {text}", values).fetchall()
+    rows = psycopg.RawCursor(connection).execute(b"EXPLAIN " + text, values).fetchall()
     return "\n".join(row[0] for row in rows)
 
 
@@ -880,7 +880,7 @@ def test_many_changes_are_not_compared_with_each_other(url: str, schema: str) ->
             batch = Batch(entry(), list(itertools.starmap(FactChange, pairs))[:count])
             text, values = writes.statement_of(batch, "default", "token", Ground(), 1, shared=False)
             connection.execute("SET plan_cache_mode = force_generic_plan")
-            connection.execute(f"PREPARE many AS {storage._runner.text(text)}")
+            connection.execute(b"PREPARE many AS " + storage._runner.text(text))
             plan = str(connection.execute(f"EXPLAIN EXECUTE many ({', '.join(['NULL'] * len(values))})").fetchall())
             connection.execute("DEALLOCATE many")
             part = plan[plan.index(f"CTE {kind}") :]

@@ -42,7 +42,7 @@ class Port(Protocol):
     connection: Any
     read_committed: bool
 
-    async def execute(self, text: str, values: Sequence[Any] = ()) -> Rows: ...
+    async def execute(self, text: str | bytes, values: Sequence[Any] = ()) -> Rows: ...
 
     async def script(self, text: str) -> None:
         """Statements without values or answers, in one go."""
@@ -127,7 +127,7 @@ class SyncPort:
         self.read_committed = known.read_committed
         self._prepare = None if known.prepares and prepare is not False else False
 
-    async def execute(self, text: str, values: Sequence[Any] = ()) -> Rows:
+    async def execute(self, text: str | bytes, values: Sequence[Any] = ()) -> Rows:
         cursor = self._cursor
         cursor.execute(text, values, prepare=self._prepare)
         return cursor.fetchall() if _has_rows(cursor) else ()
@@ -157,7 +157,7 @@ class AsyncPort:
         self.read_committed = known.read_committed
         self._prepare = None if known.prepares and prepare is not False else False
 
-    async def execute(self, text: str, values: Sequence[Any] = ()) -> Rows:
+    async def execute(self, text: str | bytes, values: Sequence[Any] = ()) -> Rows:
         cursor = self._cursor
         await cursor.execute(text, values, prepare=self._prepare)
         return await cursor.fetchall() if _has_rows(cursor) else ()

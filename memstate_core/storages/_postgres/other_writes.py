@@ -181,7 +181,7 @@ def write_claims(made: WriteStatement, batch: Batch, ground: Ground) -> None:
             f"DELETE FROM {_C} WHERE namespace = $1 AND owner = {made.value(batch.drop_claims_of)}{but} RETURNING 1",
         )
         if batch.dropped is not None:
-            made.claims.append(made.counted("dropped", batch.dropped))
+            made.claims.append(made.numbered("dropped", batch.dropped))
     free = [key for key, claim in seen.items() if claim is None and key not in keys]
     if free:
         made.ground.append(f"NOT EXISTS (SELECT 1 FROM {_C} WHERE namespace = $1 AND key = ANY ({made.array(free)}))")

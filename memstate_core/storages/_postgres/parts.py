@@ -108,6 +108,11 @@ class WriteStatement:
         self.parts.append(f"{name} AS ({text})")
 
     def counted(self, name: str, count: int) -> str:
+        """That a part, which makes a row of each row of its input at most, has made all of them."""
+        return f"EXISTS (SELECT FROM {name})" if count == 1 else self.numbered(name, count)
+
+    def numbered(self, name: str, count: int) -> str:
+        """That a part has made so many rows."""
         return f"(SELECT count(*) FROM {name}) = {count}"
 
     def finished(self) -> tuple[str, list[Any]]:

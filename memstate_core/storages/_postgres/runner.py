@@ -50,6 +50,7 @@ from memstate_core.storages._postgres.tables import (
     in_schema,
     key_of,
     name_of,
+    sent,
     session_key,
 )
 from memstate_core.storages._postgres.transaction import NeedsExclusiveRight, ReadTransaction, WriteTransaction
@@ -131,7 +132,7 @@ class _Lease:
             self.port = await self.runner.acquire()
         return self.port
 
-    async def ask(self, text: str, values: Sequence[Any]) -> Rows:
+    async def ask(self, text: bytes, values: Sequence[Any]) -> Rows:
         self.asked += 1
         return await (self.port or await self.get()).execute(text, values)
 
@@ -204,8 +205,8 @@ class Runner:
         if distributed:
             self.begin_writing = "BEGIN"
 
-    def text(self, text: str) -> str:
-        return in_schema(text, self.prefix)
+    def text(self, text: str) -> bytes:
+        return sent(text, self.prefix)
 
     # Opening and closing
 
@@ -403,11 +404,11 @@ class Runner:
             await lease.begin()
             await lease.ask(self.text(_LOCK_NAMESPACE), (key_of(namespace),))
         elif mode is Mode.EXCLUSIVE:
-            await lease.begin(f"{self.begin_exclusive}; {self.text(_LOCK_WRITERS)}")
+            await lease.begin(f"{self.begin_exclusive}; {in_schema(_LOCK_WRITERS, self.prefix)}")
         else:
             await lease.begin()
             digest = hashlib.sha256(f"{self.prefix} {namespace}".encode()).digest()
-            await lease.ask(_QUEUE, (str(int.from_bytes(digest[:8], signed=True)),))
+            await lease.ask(_QUEUE.encode(), (str(int.from_bytes(digest[:8], signed=True)),))
 
     async def _check_guesses(self, namespace: str, tx: WriteTransaction) -> None:
         """A work that writes nothing has an answer all the same, which must not come of a wrong guess."""

@@ -248,6 +248,12 @@ def in_schema(text: str, prefix: str) -> str:
     return text.replace(f"{_SCHEMA}.", prefix)
 
 
+@functools.lru_cache(maxsize=1024)
+def sent(text: str, prefix: str) -> bytes:
+    """A text as it is sent, in the real schema: each time the same object, by which the driver knows it again."""
+    return in_schema(text, prefix).encode()
+
+
 def compiled(statement: sa.ClauseElement) -> Statement:
     """A statement's text, whose named parameters have become numbered ones."""
     done = statement.compile(dialect=DIALECT)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import itertools
 import json
 from collections.abc import Awaitable, Callable, Iterable, Sequence
@@ -30,16 +29,14 @@ from memstate_core.storages._postgres.fact_writes import (
 )
 from memstate_core.storages._postgres.parts import Ground, array_text
 from memstate_core.storages._postgres.positions import Positions
-from memstate_core.storages._postgres.tables import Statement, in_schema, is_digest, key_of, session_key
+from memstate_core.storages._postgres.tables import Statement, is_digest, key_of, sent, session_key
 
-Ask = Callable[[str, Sequence[Any]], Awaitable[Rows]]
+Ask = Callable[[bytes, Sequence[Any]], Awaitable[Rows]]
 
 _UNLIMITED: Final = 1 << 62
 _WIDTH: Final = len(StoredFact._fields)
 _LEAST_PAGE: Final = 100
 _DEEPEST: Final = 200
-
-_text: Final = functools.lru_cache(maxsize=1024)(in_schema)
 
 
 class Contradiction(Exception):
@@ -105,7 +102,7 @@ class ReadTransaction:
     async def _ask(self, statement: Statement, **values: Any) -> Rows:
         values["namespace"] = self._namespace
         given = [_given(values[name]) for name in statement.names]
-        return await self._ask_text(_text(statement.text, self._prefix), given)
+        return await self._ask_text(sent(statement.text, self._prefix), given)
 
     async def facts(self, ids: Sequence[str]) -> dict[str, StoredFact]:
         if not ids:
@@ -284,12 +281,12 @@ class ReadTransaction:
     # The outbox
 
     async def lanes(self) -> list[LaneState]:
-        rows = await self._ask_text(_text(outbox.STATES, self._prefix), (self._namespace,))
+        rows = await self._ask_text(sent(outbox.STATES, self._prefix), (self._namespace,))
         return [outbox.state(row) for row in rows]
 
     async def deliveries(self, lane: Lane, limit: int) -> list[Delivery]:
         values = (self._namespace, lane.hook, Int8(lane.number), Int8(limit))
-        return [outbox.delivery(row) for row in await self._ask_text(_text(outbox.DELIVERIES, self._prefix), values)]
+        return [outbox.delivery(row) for row in await self._ask_text(sent(outbox.DELIVERIES, self._prefix), values)]
 
     async def take_lane(
         self, hooks: Sequence[str], owner: str, now: float, expires: float, *, gone: Sequence[str] = ()
@@ -520,10 +517,10 @@ class WriteTransaction(ReadTransaction):
     async def take_lane(
         self, hooks: Sequence[str], owner: str, now: float, expires: float, *, gone: Sequence[str] = ()
     ) -> Lane | None:
-        await self._ask_text(_text(outbox.MAKE_LANES, self._prefix), (self._namespace, _given(list(hooks))))
+        await self._ask_text(sent(outbox.MAKE_LANES, self._prefix), (self._namespace, _given(list(hooks))))
         await self._begin()
         values = (self._namespace, _given(list(hooks)), owner, now, expires, _given(list(gone)))
-        rows = await self._ask_text(_text(outbox.TAKE_LANE, self._prefix), values)
+        rows = await self._ask_text(sent(outbox.TAKE_LANE, self._prefix), values)
         return Lane(*rows[0]) if rows else None
 
     async def reindex(
@@ -559,7 +556,7 @@ class WriteTransaction(ReadTransaction):
     async def _change(self, text: str, value: Any) -> None:
         if value:
             given = value if isinstance(value, str) else to_json(value).decode()
-            await self._ask_text(_text(text, self._prefix), (self._namespace, given))
+            await self._ask_text(sent(text, self._prefix), (self._namespace, given))
 
     async def write(self, batch: Batch) -> None:
         if batch.definitions and not self._exclusive:

@@ -6,6 +6,7 @@ So the parts count, and the statement's end compares the counts; where they are 
 to a number, which undoes everything and says what was wrong (see :mod:`~memstate_core.storages._postgres.parts`).
 
 A session's row comes first and facts in their order, so that transactions wait for each other rather than deadlock.
+Parts run when they are first asked for, and conditions are looked at in their order.
 """
 
 from __future__ import annotations
@@ -187,8 +188,12 @@ def _write_entry(made: WriteStatement, batch: Batch, token: str, latest: int) ->
         return
     session = made.value(session_key(new.session_id))
     known = ""
+    gated = False
     if latest:
         known = f"namespace = $1 AND session = {session} AND latest = {made.value(latest, 'bigint')}"
+        # What is looked at before the session's row is moved must not be locked before it, either.
+        gated = batch.drop_claims_of is not None or batch.settlement is not None
+    if gated:
         made.part("gate", f"SELECT 1 FROM {_S} WHERE {known} FOR UPDATE")
     changes = [
         ((before or after).id, before.version if before else 0, after.version if after else 0)  # type: ignore[union-attr]
@@ -211,7 +216,7 @@ def _write_entry(made: WriteStatement, batch: Batch, token: str, latest: int) ->
     )
     columns = "namespace, token, session_id, parent, head, operation, actor, reason, mark, ts, changes"
     values = f"$1, {given}"
-    sources = ["gate"] if latest else []
+    sources = ["gate"] if gated else []
     if new.seq:
         # What gives out seqs is moved on, by what it does itself: so it never goes back, whoever asks it meanwhile.
         seq = made.value(new.seq, "bigint")
