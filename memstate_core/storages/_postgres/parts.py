@@ -24,6 +24,15 @@ Input = Sequence[tuple[str, str]]
 Column = tuple[tuple[str, str], Sequence[Any]]
 
 
+# Most numbers that are sent are small, and making one anew takes longer than all else about it.
+_SMALL: Final = tuple(map(Int8, range(64)))
+
+
+def whole(number: int) -> Int8:
+    """A whole number as the driver gets it: always of one type, so that a statement is prepared once."""
+    return _SMALL[number] if 0 <= number < 64 else Int8(number)
+
+
 def array_text(items: Sequence[Any]) -> str:
     """A list as PostgreSQL writes an array; psycopg takes as long to make one as the server takes to use it."""
     text = to_json(items).decode()[1:-1]
@@ -64,7 +73,7 @@ class WriteStatement:
         self.shared = shared
 
     def value(self, value: Any, type_: str = "text") -> str:
-        self.values.append(Int8(value) if type(value) is int else value)
+        self.values.append(whole(value) if type(value) is int else value)
         return f"${len(self.values)}::{type_}"
 
     def array(self, items: Sequence[Any], type_: str = "text") -> str:

@@ -50,9 +50,19 @@ class Positions:
             if old is None or old[2] < latest:
                 self._put(self._sessions, (namespace, session_id), (position.head, position.redo, latest))
 
-    def moved(self, namespace: str, session_id: str | None, head: int, redo: int, latest: int) -> None:
-        """A session has moved by our own doing."""
+    def moved(
+        self,
+        namespace: str,
+        session_id: str | None,
+        head: int,
+        redo: int,
+        latest: int,
+        ground: Position | None = None,
+    ) -> None:
+        """A session has moved by our own doing, which relied on a ``ground``."""
         with self._guard:
+            if ground is not None:
+                self._put(self._grounds, namespace, (ground.generation, ground.claimed))
             old = self._sessions.get((namespace, session_id))
             if old is None or old[2] < latest:
                 self._put(self._sessions, (namespace, session_id), (head, redo, latest))

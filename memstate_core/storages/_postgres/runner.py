@@ -476,17 +476,19 @@ class Runner:
     def _learn(self, namespace: str, tx: WriteTransaction) -> None:
         batch = tx.batch
         assert batch is not None
+        entry = batch.entry
         for session_id, known in tx.ground.positions.items():
-            self._positions.learn(namespace, session_id, *known)
+            if entry is None or session_id != entry.session_id:
+                self._positions.learn(namespace, session_id, *known)
         if tx.ground.records or batch.records:
             self._known_records.learn(namespace, tx.ground.records)
             self._known_records.learn(
                 namespace, {(write.collection, write.key): write.value for write in batch.records}
             )
-        if batch.entry is not None:
-            entry = batch.entry
+        if entry is not None:
             head = batch.seq if entry.head is None else entry.head
-            self._positions.moved(namespace, entry.session_id, head, entry.redo, batch.seq)
+            ground, _ = tx.ground.positions.get(entry.session_id, (None, 0))
+            self._positions.moved(namespace, entry.session_id, head, entry.redo, batch.seq, ground)
         if batch.claims or batch.definitions or batch.drop_claims_of is not None:
             self._positions.forget_ground(namespace)
 

@@ -7,7 +7,6 @@ import json
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any, Final
 
-from psycopg.types.numeric import Int8
 from pydantic_core import from_json, to_json
 
 from memstate_core.errors import StorageError
@@ -27,7 +26,7 @@ from memstate_core.storages._postgres.fact_writes import (
     field_key,
     numeric,
 )
-from memstate_core.storages._postgres.parts import Ground, array_text
+from memstate_core.storages._postgres.parts import Ground, array_text, whole
 from memstate_core.storages._postgres.positions import Positions
 from memstate_core.storages._postgres.tables import Statement, is_digest, key_of, sent, session_key
 
@@ -59,9 +58,9 @@ def _claim(row: Sequence[Any]) -> Claim:
 
 
 def _given(value: Any) -> Any:
-    """A value as the driver gets it: whole numbers always of one type, so that a statement is prepared once."""
+    """A value as the driver gets it."""
     if type(value) is int:
-        return Int8(value)
+        return whole(value)
     return array_text(value) if isinstance(value, list) else value
 
 
@@ -285,7 +284,7 @@ class ReadTransaction:
         return [outbox.state(row) for row in rows]
 
     async def deliveries(self, lane: Lane, limit: int) -> list[Delivery]:
-        values = (self._namespace, lane.hook, Int8(lane.number), Int8(limit))
+        values = (self._namespace, lane.hook, whole(lane.number), whole(limit))
         return [outbox.delivery(row) for row in await self._ask_text(sent(outbox.DELIVERIES, self._prefix), values)]
 
     async def take_lane(
@@ -463,7 +462,8 @@ class WriteTransaction(ReadTransaction):
         known = self.ground.positions.get(session_id)
         if known is not None:
             return known[0]
-        generations = {position.generation for position, _ in self.ground.positions.values()}
+        seen = self.ground.positions
+        generations = {position.generation for position, _ in seen.values()} if seen else set()
         if self._guesses is not None:
             known = self._guesses.guess(self._name, session_id)
             if known is not None and generations.difference({known[0].generation}):
@@ -576,7 +576,7 @@ def _declared_range(selection: Selection) -> Range | None:
 def _field_values(namespace: str, range_: Range, typename: str, values: dict[str, Any]) -> str:
     """Put a range's bounds among the values; returns how they are compared, for the statement's shape."""
     values["field"] = field_key(namespace, typename, range_.path)
-    values["kind"] = Int8(range_.kind)
+    values["kind"] = whole(range_.kind)
     bounds = {"low": range_.low, "high": range_.high}
     column = "text" if any(isinstance(value, str) for value in bounds.values()) else "number"
     values |= {

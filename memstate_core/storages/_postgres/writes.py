@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from psycopg.types.numeric import Int8
 from pydantic_core import to_json
 
 from memstate_core.filters import ABSENT
@@ -27,7 +26,7 @@ from memstate_core.storages._postgres.other_writes import (
     write_definitions,
     write_records,
 )
-from memstate_core.storages._postgres.parts import Ground, WriteStatement
+from memstate_core.storages._postgres.parts import Ground, WriteStatement, whole
 from memstate_core.storages._postgres.tables import name_of, session_key
 
 _T: Final = name_of(tables.TRANSACTIONS)
@@ -127,13 +126,13 @@ def _common(
     changes = ((after.id, 0 if before is None else before.version, after.version),)
     values: list[Any] = [
         namespace,
-        Int8(position.generation),
+        whole(position.generation),
         session_key(session_id),
-        Int8(latest),
+        whole(latest),
         token,
         session_id,
-        Int8(parent),
-        None if head is None else Int8(head),
+        whole(parent),
+        None if head is None else whole(head),
         operation.value,
         actor,
         reason,
@@ -142,17 +141,17 @@ def _common(
         to_json(changes).decode(),
     ]
     if head is not None:
-        values.append(Int8(head))
-    values.append(Int8(redo))
+        values.append(whole(head))
+    values.append(whole(redo))
     if before is not None:
         values.append(before.id)
-    values += [Int8(value) if type(value) is int else value for value in fact_input(after, 0)]
-    known = None if after.ordinal < 0 else Int8(after.ordinal)
+    values += [whole(value) if type(value) is int else value for value in fact_input(after, 0)]
+    known = None if after.ordinal < 0 else whole(after.ordinal)
     if before is not None:
-        values += (Int8(before.ordinal), Int8(before.version), Int8(ground.facts[before.id]))  # type: ignore[arg-type]
+        values += (whole(before.ordinal), whole(before.version), whole(ground.facts[before.id]))  # type: ignore[arg-type]
     for path, kind, value in entries:
         number, words = (None, value) if isinstance(value, str) else (numeric(value), None)
-        values += (known, Int8(0), field_key(namespace, after.type, path), Int8(kind), number, words)
+        values += (known, whole(0), field_key(namespace, after.type, path), whole(kind), number, words)
     return text, values
 
 
