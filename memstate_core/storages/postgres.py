@@ -22,7 +22,8 @@ from memstate_core._bridge import run
 from memstate_core.errors import ValidationFailed
 from memstate_core.protocols import Work
 from memstate_core.storages._forks import tell_of_forks
-from memstate_core.storages._postgres import connections
+from memstate_core.storages._postgres import async_sources, sync_sources
+from memstate_core.storages._postgres.ports import Source
 from memstate_core.storages._postgres.runner import Runner
 from memstate_core.storages._postgres.tables import quoted
 
@@ -74,7 +75,7 @@ class PostgresStorage:
         connect_options: Mapping[str, Any] | None = None,
     ) -> None:
         prefix = _prefix(schema)
-        self._make_source: Callable[[], connections.Source] = lambda: _sync_source(
+        self._make_source: Callable[[], Source] = lambda: sync_sources.source_of(
             database, pool_size, prepare, _options(connect_options, timeout)
         )
         self._runner = Runner(
@@ -155,7 +156,7 @@ class AsyncPostgresStorage:
         connect_options: Mapping[str, Any] | None = None,
     ) -> None:
         prefix = _prefix(schema)
-        self._make_source: Callable[[], connections.Source] = lambda: _async_source(
+        self._make_source: Callable[[], Source] = lambda: async_sources.source_of(
             database, pool_size, prepare, _options(connect_options, timeout)
         )
         self._runner = Runner(
@@ -228,43 +229,3 @@ def _prefix(schema: str | None) -> str:
 
 def _options(options: Mapping[str, Any] | None, timeout: float) -> dict[str, Any]:
     return {"connect_timeout": max(2, math.ceil(timeout)), **(options or {})}
-
-
-def _is_a(database: Any, name: str) -> bool:
-    """Whether it is of a class of a package that need not be installed."""
-    return any(kind.__name__ == name for kind in type(database).__mro__)
-
-
-def _sync_source(database: Any, pool_size: int, prepare: bool | None, options: dict[str, Any]) -> connections.Source:
-    if isinstance(database, str):
-        url = connections.url_of(database, "PostgresStorage")
-        return connections.SyncOwnSource(url, options, pool_size, prepare)
-    if isinstance(database, sa.Engine):
-        if database.driver != "psycopg":
-            raise ValidationFailed(f"PostgresStorage takes an engine for postgresql+psycopg, not {database.url!r}")
-        return connections.SyncEngineSource(database, prepare)
-    if isinstance(database, psycopg.Connection):
-        return connections.SyncConnectionSource(database, prepare)
-    if _is_a(database, "ConnectionPool"):
-        return connections.SyncPoolSource(database, prepare)
-    raise ValidationFailed(
-        f"PostgresStorage takes a URL, an Engine, a psycopg.Connection or a ConnectionPool, not {database!r}"
-    )
-
-
-def _async_source(database: Any, pool_size: int, prepare: bool | None, options: dict[str, Any]) -> connections.Source:
-    if isinstance(database, str):
-        url = connections.url_of(database, "AsyncPostgresStorage")
-        return connections.AsyncOwnSource(url, options, pool_size, prepare)
-    if _is_a(database, "AsyncEngine"):
-        if database.sync_engine.driver != "psycopg":
-            raise ValidationFailed(f"AsyncPostgresStorage takes an engine for postgresql+psycopg, not {database.url!r}")
-        return connections.AsyncEngineSource(database, prepare)
-    if isinstance(database, psycopg.AsyncConnection):
-        return connections.AsyncConnectionSource(database, prepare)
-    if _is_a(database, "AsyncConnectionPool"):
-        return connections.AsyncPoolSource(database, prepare)
-    raise ValidationFailed(
-        "AsyncPostgresStorage takes a URL, an AsyncEngine, a psycopg.AsyncConnection or an AsyncConnectionPool, "
-        f"not {database!r}"
-    )

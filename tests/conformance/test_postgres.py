@@ -469,12 +469,14 @@ def test_what_was_fenced_off_is_never_applied(url: str, schema: str) -> None:
             text, values = writes.statement_of(batch, "default", token, Ground(), latest, shared=False)
 
             async def fence(batch: Batch = batch, token: str = token, latest: int = latest) -> int | None:
-                from memstate_core.storages._postgres.runner import _Lost
+                from memstate_core.storages._postgres.fencing import Lost, fence_off
 
                 tx = type("Tx", (), {"batch": batch})()
                 port = await runner.acquire()
                 try:
-                    return await runner._fence_off(port, "default", _Lost(tx, None, token, latest, OSError(), 0.0))  # type: ignore[arg-type]
+                    return await fence_off(
+                        port, runner.prefix, "default", Lost(tx, None, token, latest, OSError(), 0.0)
+                    )
                 finally:
                     await runner.source.release(port, broken=False)
 
@@ -810,7 +812,7 @@ def plan_of(store: MemoryStore, connection: psycopg.Connection[Any], schema: str
 
     run(runner.read("default", note, snapshot=False))
     text, values = seen[0]
-    connection.execute(psycopg.sql.SQL("ANALYZE {}.memstate_facts").format(psycopg.sql.Identifier(schema)))
+    connection.execute(psycopg.sql.SQL("VACUUM ANALYZE {}.memstate_facts").format(psycopg.sql.Identifier(schema)))
     rows = psycopg.RawCursor(connection).execute(b"EXPLAIN " + text, values).fetchall()
     return "\n".join(row[0] for row in rows)
 

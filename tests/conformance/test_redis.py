@@ -743,7 +743,8 @@ class TestRaces:
     def test_a_select_in_pieces_misses_nothing_while_facts_move(
         self, redis: Any, prefix: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("memstate_core.storages._redis.transaction._COUNT", 3)
+        for module in ("facts", "journal", "records"):
+            monkeypatch.setattr(f"memstate_core.storages._redis.{module}.COUNT", 3)
         with opened(redis.url, prefix=prefix) as store:
             store.register_schema("setting", Setting, index=["value"])
             for number in range(12):
@@ -772,7 +773,8 @@ class TestRaces:
             assert failures == []
 
     def test_a_scan_in_pieces_is_of_one_moment(self, redis: Any, prefix: str, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("memstate_core.storages._redis.transaction._COUNT", 3)
+        for module in ("facts", "journal", "records"):
+            monkeypatch.setattr(f"memstate_core.storages._redis.{module}.COUNT", 3)
         with opened(redis.url, prefix=prefix) as store, opened(redis.url, prefix=prefix) as reader:
 
             def put(value: int) -> None:

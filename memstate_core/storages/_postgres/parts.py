@@ -43,6 +43,13 @@ def array_text(items: Sequence[Any]) -> str:
     return f"{{{text}}}"
 
 
+def as_sent(value: Any) -> Any:
+    """A value as the driver gets it."""
+    if type(value) is int:
+        return whole(value)
+    return array_text(value) if isinstance(value, list) else value
+
+
 @dataclass(slots=True)
 class Ground:
     """What a transaction has seen, and relies on when it writes.

@@ -20,40 +20,37 @@ import random
 import re
 import threading
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
 import psycopg
 
-from memstate_core.errors import ClosedError, ConflictError, MemoryStoreError, UnavailableError
-from memstate_core.facts import StoredFact
+from memstate_core.errors import ClosedError, MemoryStoreError, UnavailableError
 from memstate_core.protocols import Batch, ClaimsLost, Work
 from memstate_core.storages._known_records import KnownRecords
 from memstate_core.storages._locks import refuse_nesting
 from memstate_core.storages._ordinals import taken_seq
-from memstate_core.storages._places import shared_place
-from memstate_core.storages._postgres import statements as sql
-from memstate_core.storages._postgres.connections import IDLE, Port, Rows, Source, is_lost
+from memstate_core.storages._postgres.conflicts import conflict_of, refuse_one_place_for_two
 from memstate_core.storages._postgres.errors import DriverError, is_outage, is_race, translate
 from memstate_core.storages._postgres.fact_writes import LEAVE_PLACES, places_that_swap
+from memstate_core.storages._postgres.fencing import Lost, fence_off
+from memstate_core.storages._postgres.leases import Lease, is_idle
 from memstate_core.storages._postgres.parts import CLAIMS, GROUND, array_text
 from memstate_core.storages._postgres.parts import FACTS as FACTS_CHANGED
+from memstate_core.storages._postgres.ports import Port, Source
 from memstate_core.storages._postgres.positions import Positions
+from memstate_core.storages._postgres.reading import ReadTransaction
 from memstate_core.storages._postgres.schema import migrate
 from memstate_core.storages._postgres.tables import (
     FACTS,
     NAMESPACES,
-    SESSIONS,
     TRANSACTIONS,
     WRITES,
     in_schema,
     key_of,
     name_of,
     sent,
-    session_key,
 )
-from memstate_core.storages._postgres.transaction import NeedsExclusiveRight, ReadTransaction, WriteTransaction
+from memstate_core.storages._postgres.transaction import NeedsExclusiveRight, WriteTransaction
 from memstate_core.storages._postgres.writes import statement_of
 
 T = TypeVar("T")
@@ -71,18 +68,6 @@ _MAKE_NAMESPACE: Final = (
 )
 _LOCK_NAMESPACE: Final = f"SELECT generation FROM {name_of(NAMESPACES)} WHERE namespace = $1 FOR UPDATE"
 _QUEUE: Final = "SELECT pg_advisory_xact_lock($1::bigint)"
-_NEXT_SEQ: Final = "nextval(pg_get_serial_sequence($3::text, 'seq')::regclass)"
-_FENCE_SESSION: Final = f"""
-UPDATE {name_of(SESSIONS)} SET latest = {_NEXT_SEQ}
-WHERE namespace = $1 AND session = $2 AND latest = $4::bigint RETURNING latest
-"""
-_FENCE_NEW_SESSION: Final = f"""
-INSERT INTO {name_of(SESSIONS)} (namespace, session, head, redo, latest)
-SELECT $1, $2, 0, 0, {_NEXT_SEQ} WHERE $4::bigint = 0 ON CONFLICT (namespace, session) DO NOTHING RETURNING latest
-"""
-_FENCE_WRITE: Final = f"""
-INSERT INTO {name_of(WRITES)} (token) VALUES ($1::uuid) ON CONFLICT (token) DO NOTHING RETURNING 1
-"""
 _TRIM: Final = f"DELETE FROM {name_of(WRITES)} WHERE at < now() - interval '{_KEPT} seconds'"
 _WORD: Final = re.compile(f"{GROUND}|{FACTS_CHANGED}|{CLAIMS}")
 
@@ -104,71 +89,6 @@ class _Refused(Exception):
 
 class _Doubtful(Exception):
     """A work raised, perhaps only since it saw what never was."""
-
-
-@dataclass(eq=False)
-class _Lost(Exception):
-    """The connection broke while a batch was written."""
-
-    tx: WriteTransaction
-    result: Any
-    token: str
-    latest: int
-    error: BaseException
-    began: float
-
-
-@dataclass(slots=True)
-class _Lease:
-    """A connection that is taken when it is first needed."""
-
-    runner: Runner
-    port: Port | None = None
-    asked: int = 0
-    begun: bool = False
-
-    async def get(self) -> Port:
-        if self.port is None:
-            self.port = await self.runner.acquire()
-        return self.port
-
-    async def ask(self, text: bytes, values: Sequence[Any]) -> Rows:
-        self.asked += 1
-        return await (self.port or await self.get()).execute(text, values)
-
-    async def begin(self, text: str | None = None) -> bool:
-        """Begin a transaction, by default one that writes, unless one was begun; whether none was."""
-        if self.begun:
-            return False
-        await (await self.get()).script(text or self.runner.begin_writing)
-        self.begun = True
-        return True
-
-    async def commit(self) -> None:
-        if self.begun:
-            await (await self.get()).script("COMMIT")
-            self.begun = False
-
-    async def roll_back(self) -> None:
-        """Undo what was begun, if there is still a connection to do it on."""
-        port = self.port
-        if self.begun and port is not None and not is_lost(port.connection):
-            await port.script("ROLLBACK")
-        self.begun = False
-
-    async def end(self) -> None:
-        port = self.port
-        if port is None:
-            return
-        try:
-            await self.roll_back()
-        finally:
-            self.port = None
-            await self.runner.source.release(port, broken=not _is_idle(port))
-
-
-def _is_idle(port: Port) -> bool:
-    return not port.connection.closed and port.connection.pgconn.transaction_status == IDLE
 
 
 class Runner:
@@ -228,13 +148,16 @@ class Runner:
                     shown=self.source.shown,
                 )
             except BaseException:
-                await self.source.release(port, broken=not _is_idle(port))
+                await self.source.release(port, broken=not is_idle(port))
                 raise
             self._ready = True
         return port
 
+    def _lease(self) -> Lease:
+        return Lease(self.acquire, self.source, self.begin_writing)
+
     async def open(self) -> None:
-        lease = _Lease(self)
+        lease = self._lease()
         try:
             await lease.get()
         except DriverError as error:
@@ -267,7 +190,7 @@ class Runner:
     async def read(self, namespace: str, work: Work[T], *, snapshot: bool) -> T:
         with self._inside():
             for attempt in itertools.count():
-                lease = _Lease(self)
+                lease = self._lease()
                 try:
                     return await self._read(lease, namespace, work, snapshot)
                 except DriverError as error:
@@ -285,7 +208,7 @@ class Runner:
 
         return await self.read("", work, snapshot=False)  # type: ignore[arg-type]
 
-    async def _read(self, lease: _Lease, namespace: str, work: Work[T], snapshot: bool) -> T:
+    async def _read(self, lease: Lease, namespace: str, work: Work[T], snapshot: bool) -> T:
         async def hold() -> bool:
             return await lease.begin(_BEGIN_SNAPSHOT)
 
@@ -322,7 +245,7 @@ class Runner:
         mode = Mode.FAST
         failures = outages = 0
         while True:
-            lease = _Lease(self)
+            lease = self._lease()
             try:
                 result: T = await self._attempt(lease, namespace, work, mode)
                 return result
@@ -332,7 +255,7 @@ class Runner:
             except _Doubtful:
                 mode = Mode.SNAPSHOT
                 continue
-            except _Lost as lost:
+            except Lost as lost:
                 await lease.end()
                 if await self._was_written(namespace, lost, deadline):
                     return lost.result  # type: ignore[no-any-return]
@@ -357,7 +280,7 @@ class Runner:
                 mode = Mode.QUEUE if failures >= _PATIENT else Mode.FAST
             await self._pause(failures - 1)
 
-    async def _attempt(self, lease: _Lease, namespace: str, work: Work[T], mode: Mode) -> T:
+    async def _attempt(self, lease: Lease, namespace: str, work: Work[T], mode: Mode) -> T:
         """Run a work once, and write what it wants written.
 
         :raises _Refused: what it relied on does not hold.
@@ -396,7 +319,7 @@ class Runner:
             await lease.commit()
         return result
 
-    async def _begin(self, lease: _Lease, namespace: str, mode: Mode) -> None:
+    async def _begin(self, lease: Lease, namespace: str, mode: Mode) -> None:
         if mode is Mode.SNAPSHOT:
             await lease.begin(_BEGIN_SNAPSHOT)
         elif self._distributed:
@@ -423,11 +346,11 @@ class Runner:
         if any(tx.ground.records[place] != value for place, value in records.items()):
             raise _Refused(GROUND)
 
-    async def _write(self, lease: _Lease, namespace: str, tx: WriteTransaction, result: Any) -> None:
+    async def _write(self, lease: Lease, namespace: str, tx: WriteTransaction, result: Any) -> None:
         batch = tx.batch
         assert batch is not None
         port = await lease.get()
-        _refuse_one_place_for_two(batch)
+        refuse_one_place_for_two(batch)
         latest = 0
         if batch.entry is not None:
             session_id = batch.entry.session_id
@@ -447,7 +370,7 @@ class Runner:
             await lease.commit()
         except psycopg.Error as error:
             if port.connection.closed or is_outage(error):
-                raise _Lost(tx, result, token, latest, error, began) from error
+                raise Lost(tx, result, token, latest, error, began) from error
             await lease.roll_back()
             self._forget(namespace, tx)
             if batch.entry is not None and batch.entry.seq and error.diag.table_name == TRANSACTIONS.name:
@@ -456,7 +379,9 @@ class Runner:
             if word == CLAIMS:
                 raise ClaimsLost from None
             if word == FACTS_CHANGED:
-                await self._refuse_for_good(lease, namespace, tx)
+                conflict = await self._read(lease, namespace, lambda now: conflict_of(now, batch, tx.ground), False)
+                if conflict is not None:
+                    raise (conflict if batch.dropped is None else ClaimsLost()) from None
             if word is not None:
                 raise _Refused(word) from error
             raise
@@ -504,54 +429,7 @@ class Runner:
 
     # When it did not go well
 
-    async def _refuse_for_good(self, lease: _Lease, namespace: str, tx: WriteTransaction) -> None:
-        """Raise if trying again cannot help: the work did not look at what is in its way, so it will not mind it.
-
-        :raises ConflictError: a fact has moved on, or its id or singleton place is taken.
-        :raises ClaimsLost: so it is, and the transaction relied on its claims for its not being so.
-        """
-        batch = tx.batch
-        assert batch is not None
-        unseen = {
-            change.fact_id: change
-            for change in batch.changes
-            if change.fact_id not in tx.ground.facts and change.fact_id not in tx.ground.selected
-        }
-        places = {
-            change.after.singleton: change.fact_id
-            for change in batch.changes
-            if change.after is not None
-            and change.after.singleton is not None
-            and change.after.singleton not in tx.ground.places
-        }
-        if not unseen and not places:
-            return
-
-        async def look(now: Any) -> ConflictError | None:
-            facts: dict[str, StoredFact] = await now.facts(list(unseen))
-            latest: dict[str, int] = await now.latest_versions(list(unseen))
-            for id_, change in unseen.items():
-                known = change.before.version if change.before is not None else 0
-                actual = facts[id_].version if id_ in facts else 0
-                used = not batch.restores and change.after is not None and change.after.version <= latest.get(id_, 0)
-                if actual != known or used:
-                    return ConflictError(
-                        f"fact {id_!r} is at version {actual}, and was at {known} when it was read; read it again",
-                        fact_id=id_,
-                        expected_version=known,
-                        actual_version=actual,
-                    )
-            ours = {change.fact_id for change in batch.changes}
-            for place, holder in (await now.holders(list(places))).items():
-                if holder.id not in ours:
-                    return shared_place(place, holder.id, places[place])
-            return None
-
-        conflict = await self._read(lease, namespace, look, False)
-        if conflict is not None:
-            raise conflict if batch.dropped is None else ClaimsLost
-
-    async def _was_written(self, namespace: str, lost: _Lost, deadline: float) -> bool:
+    async def _was_written(self, namespace: str, lost: Lost, deadline: float) -> bool:
         """Whether a batch whose reply was lost was written; if not, it never will be.
 
         :raises UnavailableError: the database cannot be asked.
@@ -561,9 +439,9 @@ class Runner:
             self._known_records.forget(namespace, [(one.collection, one.key) for one in lost.tx.batch.records])
         failures = 0
         while True:
-            lease = _Lease(self)
+            lease = self._lease()
             try:
-                seq = await self._fence_off(await lease.get(), namespace, lost)
+                seq = await fence_off(await lease.get(), self.prefix, namespace, lost)
                 if seq is None and time.time() - lost.began > _KEPT / 2:
                     raise UnavailableError("this process was stopped for so long that its id may be forgotten")
                 break
@@ -582,30 +460,6 @@ class Runner:
         assert lost.tx.batch is not None
         lost.tx.batch.seq = seq
         return True
-
-    async def _fence_off(self, port: Port, namespace: str, lost: _Lost) -> int | None:
-        """The seq of a batch that was written (0: without an entry); None: it was not, and now cannot be any more."""
-        batch = lost.tx.batch
-        assert batch is not None
-        if batch.entry is None:
-            return None if await port.execute(self.text(_FENCE_WRITE), (lost.token,)) else 0
-        session_id = batch.entry.session_id
-        values = (
-            key_of(namespace),
-            session_key(session_id),
-            f"{self.prefix}memstate_transactions",
-            str(lost.latest),
-        )
-        for text in (_FENCE_SESSION, _FENCE_NEW_SESSION):
-            if await port.execute(self.text(text), values):
-                return None
-        statement = sql.NEXT_IN_SESSION[session_id is not None]
-        given = {"namespace": key_of(namespace), "session_id": session_id, "latest": str(lost.latest)}
-        rows = await port.execute(self.text(statement.text), [given[name] for name in statement.names])
-        if rows and rows[0][1].hex == lost.token:
-            seq: int = rows[0][0]
-            return seq
-        return None
 
     def after_fork(self) -> None:
         self._positions.after_fork()
@@ -637,13 +491,3 @@ def _writes(batch: Batch) -> bool:
             batch.settlement is not None,
         )
     )
-
-
-def _refuse_one_place_for_two(batch: Batch) -> None:
-    places: dict[str, str] = {}
-    for change in batch.changes:
-        after = change.after
-        if after is not None and after.singleton is not None:
-            other = places.setdefault(after.singleton, after.id)
-            if other != after.id:
-                raise shared_place(after.singleton, other, after.id)

@@ -9,15 +9,8 @@ from typing import Final
 import psycopg
 
 from memstate_core.errors import StorageError
-from memstate_core.storages._postgres.connections import Port, Source
-from memstate_core.storages._postgres.tables import (
-    PAYLOAD_INDEX,
-    VERSIONS,
-    WRITES,
-    first_migration,
-    in_schema,
-    name_of,
-)
+from memstate_core.storages._postgres.ports import Port, Source
+from memstate_core.storages._postgres.tables import PAYLOAD_INDEX, VERSIONS, WRITES, first_migration, in_schema, name_of
 
 _PREFIX: Final = name_of(VERSIONS).partition(".")[0]
 _MIGRATIONS_TABLE: Final = f"{_PREFIX}.memstate_migrations"

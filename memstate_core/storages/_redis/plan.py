@@ -10,10 +10,12 @@ from pydantic_core import to_json
 from memstate_core.facts import StoredFact
 from memstate_core.protocols import Batch, Lane
 from memstate_core.storages._ordinals import ordinal
+from memstate_core.storages._redis.journal import savepoint_field
 from memstate_core.storages._redis.keys import hex_of, session_key
 from memstate_core.storages._redis.outbox import put_outbox
+from memstate_core.storages._redis.records import record_field
 from memstate_core.storages._redis.schema import FORMAT
-from memstate_core.storages._redis.transaction import RedisTransaction, record_field, savepoint_field
+from memstate_core.storages._redis.transaction import RedisTransaction
 from memstate_core.storages._redis.values import (
     NOWHERE,
     claim_text,
