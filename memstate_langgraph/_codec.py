@@ -64,7 +64,11 @@ class StoredTask(NamedTuple):
     @property
     def has_finished(self) -> bool:
         """Whether it wrote to a channel of the graph, as a task does at its end; errors and interrupts are special."""
-        return any(write.place >= 0 for write in self.writes)
+        return self.finished_writes > 0
+
+    @property
+    def finished_writes(self) -> int:
+        return sum(write.place >= 0 for write in self.writes)
 
     def merged(self, new: Sequence[StoredWrite]) -> StoredTask:
         """With further writes: of two at one place the first wins, but for special channels, where the last does."""

@@ -112,9 +112,10 @@ class Line:
         found = await self._tx.scan(self._finished, start=start, end=end)
         return {key.rpartition("/")[2]: ormsgpack.unpackb(record) for key, record in found}
 
-    async def is_finished(self, checkpoint_ns: str, checkpoint_id: str, task_id: str) -> bool:
-        """Whether :meth:`finish` was written for a task."""
-        return await self._tx.record(self._finished, keys.task(checkpoint_ns, checkpoint_id, task_id)) is not None
+    async def made_by(self, checkpoint_ns: str, checkpoint_id: str, task_id: str) -> list[int] | None:
+        """The transactions of a task for which :meth:`finish` was written; None: it was not."""
+        record = await self._tx.record(self._finished, keys.task(checkpoint_ns, checkpoint_id, task_id))
+        return None if record is None else ormsgpack.unpackb(record)
 
     def finish(self, checkpoint_ns: str, checkpoint_id: str, task_id: str, made: Sequence[int]) -> RecordWrite:
         return RecordWrite(

@@ -63,8 +63,8 @@ async def _made(
     return made
 
 
-async def of_task(tx: StorageTransaction, place: Place, root: str, task_id: str) -> RecordWrite:
-    """The transactions that a finished task has made."""
+async def of_task(tx: StorageTransaction, place: Place, root: str, task_id: str, *, joins: bool = False) -> RecordWrite:
+    """The transactions that a finished task has made; ``joins``: beside those of the one that finished before."""
     head = (await tx.position(place.thread_id)).head
     line = Line(tx, place.thread_id)
     made = [
@@ -72,4 +72,7 @@ async def of_task(tx: StorageTransaction, place: Place, root: str, task_id: str)
         for entry in (await line.since(head, root, within=place.checkpoint_ns)).entries
         if (one := tag(entry)) is not None and one.of_task(task_id)
     ]
-    return line.finish(place.checkpoint_ns, place.checkpoint_id or "", task_id, made)
+    checkpoint_id = place.checkpoint_id or ""
+    if joins:
+        made = sorted({*made, *(await line.made_by(place.checkpoint_ns, checkpoint_id, task_id) or ())})
+    return line.finish(place.checkpoint_ns, checkpoint_id, task_id, made)

@@ -103,8 +103,10 @@ class Saver:
             known = None if record is None else codec.open_task(collection, key, record)
             task = first if known is None else known.merged(new)
             records = [RecordWrite(collection, key, codec.close_task(collection, key, task))]
-            if task.has_finished and not (known is not None and known.has_finished):
-                records += await self.rewinder.finished(tx, place, config, task_id)
+            before = 0 if known is None else known.finished_writes
+            if task.finished_writes > before:
+                # A task that was resumed writes at other places than one that was not, and then both count.
+                records += await self.rewinder.finished(tx, place, config, task_id, joins=before > 0)
             await tx.write(Batch(records=records))
 
         await self._write(work)

@@ -26,7 +26,6 @@ from memstate_core.protocols import Batch, RecordWrite, StorageTransaction
 from memstate_langgraph import _keys as keys
 from memstate_langgraph._ahead import read_ahead
 from memstate_langgraph._codec import Codec
-from memstate_langgraph._hearing import finished_tasks
 from memstate_langgraph._line import Line
 from memstate_langgraph._places import Place
 from memstate_langgraph._removing import everything
@@ -96,25 +95,35 @@ class Wrapped:
     async def put_writes(
         self, codec: Codec, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str
     ) -> None:
-        if any(channel not in WRITES_IDX_MAP for channel, _ in writes):
-            await self._finish(config, task_id)
-        await self._call("put_writes", config, writes, task_id, task_path)
-
-    async def _finish(self, config: RunnableConfig, task_id: str) -> None:
+        if all(channel in WRITES_IDX_MAP for channel, _ in writes):
+            await self._call("put_writes", config, writes, task_id, task_path)
+            return
         place = Place(config)
-        checkpoint_id = place.checkpoint_id or ""
 
         async def is_known(tx: StorageTransaction) -> bool:
-            return await Line(tx, place.thread_id).is_finished(place.checkpoint_ns, checkpoint_id, task_id)
+            made = await Line(tx, place.thread_id).made_by(place.checkpoint_ns, place.checkpoint_id or "", task_id)
+            return made is not None
 
         # Of two that finish one task the first counts, if it came as far as its writes.
+        before = 0
         if await self._engine.storage.read(self._engine.namespace, is_known):
-            stored = await self._call("get_tuple", {"configurable": _configurable(place)})
-            if stored is not None and task_id in finished_tasks(stored):
-                return
+            before = await self._finished_writes(place, task_id)
+        if not before:
+            await self._finish(place, config, task_id)
+        await self._call("put_writes", config, writes, task_id, task_path)
+        # A task that was resumed writes at other places than one that was not, and then both count.
+        if before and await self._finished_writes(place, task_id) > before:
+            await self._finish(place, config, task_id, joins=True)
 
+    async def _finished_writes(self, place: Place, task_id: str) -> int:
+        """How many writes of a finished task are stored."""
+        stored = await self._call("get_tuple", {"configurable": _configurable(place)})
+        writes = (stored.pending_writes if stored is not None else None) or ()
+        return sum(one == task_id and channel not in WRITES_IDX_MAP for one, channel, _ in writes)
+
+    async def _finish(self, place: Place, config: RunnableConfig, task_id: str, *, joins: bool = False) -> None:
         async def work(tx: StorageTransaction) -> None:
-            records = await self.rewinder.finished(tx, place, config, task_id, always=True)
+            records = await self.rewinder.finished(tx, place, config, task_id, always=True, joins=joins)
             if records:
                 await tx.write(Batch(records=records))
 

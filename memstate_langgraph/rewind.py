@@ -315,17 +315,25 @@ class Rewinder:
             self.notes.placed(place.thread_id, records[0])
 
     async def finished(
-        self, tx: StorageTransaction, place: Place, config: RunnableConfig, task_id: str, *, always: bool = False
+        self,
+        tx: StorageTransaction,
+        place: Place,
+        config: RunnableConfig,
+        task_id: str,
+        *,
+        always: bool = False,
+        joins: bool = False,
     ) -> list[RecordWrite]:
         """The records that the first writes of a finished task are stored with; none if it did nothing.
 
-        ``always``: also if it did nothing, since nobody else can tell whether these are its first.
+        ``always``: also if it did nothing, since nobody else can tell whether these are its first. ``joins``: they are
+        not, but some of them count beside the first.
         """
         if self.mode == "off" or place.checkpoint_id is None:
             return []
         if not always and not self.notes.task_wrote(place.thread_id, task_id):
             return []
-        return [await of_task(tx, place, _root(config, place), task_id)]
+        return [await of_task(tx, place, _root(config, place), task_id, joins=joins)]
 
     async def updating(
         self, place: Place, config: RunnableConfig, checkpoint: Checkpoint, metadata: CheckpointMetadata

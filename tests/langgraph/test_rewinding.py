@@ -524,3 +524,27 @@ def test_an_agent_that_was_killed_resumes_with_its_memory(tmp_path: Path, node: 
     with SQLiteStorage(database) as storage:
         memory = MemoryStore(storage, allow_unregistered=True)
         assert sorted(fact["payload"]["name"] for fact in memory.query("item")) == ["a", "b", "c"]
+
+
+async def finishes_twice(checkpointer: Any) -> None:
+    """Without and with what it was resumed with, a task writes at two places, and an update applies both."""
+    memory = checkpointer.memory
+    times = itertools.count()
+
+    def ask() -> None:
+        if next(times):
+            interrupt("?")
+
+    graph = chain(checkpointer, first=writer(memory, "first"), second=writer(memory, "second", ask))
+    await call(checkpointer, graph, "invoke", {"items": []}, thread("t"))
+    before = await past(checkpointer, graph, "second")
+    await call(checkpointer, graph, "invoke", Command(resume="yes"), before)
+    assert await names(memory) == ["first", "second"]
+    await call(checkpointer, graph, "update_state", before, None, as_node=END)
+    state = await call(checkpointer, graph, "get_state", thread("t"))
+    assert state.values["items"] == ["first", "second", "second"]
+    assert await names(memory) == state.values["items"]
+
+
+async def test_a_task_that_finished_twice_counts_as_its_writes_do(makes: Makes) -> None:
+    await finishes_twice(makes.checkpointer())
