@@ -101,7 +101,7 @@ class Checkpointer(BaseCheckpointSaver[str]):
         """Remember a look at the root from outside of any run, in the context of the call."""
         configurable = config["configurable"]
         if not configurable.get("checkpoint_ns") and not self._saver.rewinder.is_run(config):
-            look_at(str(configurable["thread_id"]), is_latest=not configurable.get("checkpoint_id"), found=found)
+            look_at(str(configurable["thread_id"]), found)
         return found
 
     def get_next_version(self, current: str | None, channel: None) -> str:

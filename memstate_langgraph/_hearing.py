@@ -21,12 +21,10 @@ class Given(NamedTuple):
 class Look(NamedTuple):
     """A checkpoint of a thread's root that was looked at outside of any run.
 
-    ``is_latest``: no id was asked for. ``seen`` are the versions that the nodes had seen there, and ``finished`` the
-    tasks that have.
+    ``seen`` are the versions that the nodes had seen there, and ``finished`` the tasks that have.
     """
 
     thread_id: str
-    is_latest: bool
     checkpoint_id: str
     parent_id: str | None
     seen: Mapping[str, Mapping[str, Any]]
@@ -34,10 +32,9 @@ class Look(NamedTuple):
 
 
 class Update(NamedTuple):
-    """From where ``update_state`` goes on: a checkpoint, whether it is the latest, and the tasks that had finished."""
+    """From where ``update_state`` goes on: a checkpoint, and the tasks that had finished."""
 
     checkpoint_id: str
-    is_latest: bool
     finished: Collection[str]
 
 
@@ -46,15 +43,13 @@ given_input: Final[ContextVar[Given | None]] = ContextVar("memstate_langgraph_in
 last_looks: Final[ContextVar[tuple[Look, ...]]] = ContextVar("memstate_langgraph_looks", default=())
 
 
-def look_at(thread_id: str, *, is_latest: bool, found: CheckpointTuple | None) -> None:
+def look_at(thread_id: str, found: CheckpointTuple | None) -> None:
     """Remember a look."""
     if found is None:
         last_looks.set(())
         return
     parent = found.parent_config["configurable"]["checkpoint_id"] if found.parent_config is not None else None
-    look = Look(
-        thread_id, is_latest, found.checkpoint["id"], parent, found.checkpoint["versions_seen"], finished_tasks(found)
-    )
+    look = Look(thread_id, found.checkpoint["id"], parent, found.checkpoint["versions_seen"], finished_tasks(found))
     last_looks.set((*last_looks.get()[-1:], look))
 
 
@@ -87,8 +82,7 @@ def updated_from(
         and _without_empty(updated.seen) != _without_empty(checkpoint["versions_seen"])
     )
     finished = updated.finished if applies and updated is not None else ()
-    latest = next((look.checkpoint_id for look in reversed(looks) if look.is_latest), source)
-    return Update(source, latest == source, finished)
+    return Update(source, finished)
 
 
 def _without_empty(seen: Mapping[str, Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:

@@ -76,3 +76,8 @@ async def of_task(tx: StorageTransaction, place: Place, root: str, task_id: str,
     if joins:
         made = sorted({*made, *(await line.made_by(place.checkpoint_ns, checkpoint_id, task_id) or ())})
     return line.finish(place.checkpoint_ns, checkpoint_id, task_id, made)
+
+
+def no_task(tx: StorageTransaction, place: Place, task_id: str) -> RecordWrite:
+    """The same of a task that has made nothing of what counts."""
+    return Line(tx, place.thread_id).finish(place.checkpoint_ns, place.checkpoint_id or "", task_id, ())

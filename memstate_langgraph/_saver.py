@@ -69,7 +69,10 @@ class Saver:
             new_versions,
         )
 
-        await self.rewinder.updating(place, config, checkpoint, metadata)
+        async def is_latest(checkpoint_id: str) -> bool:
+            return await self._is_latest(codec, place, checkpoint_id)
+
+        await self.rewinder.updating(place, config, checkpoint, metadata, is_latest)
 
         asked, known = self.rewinder.asked(place)
         places = [put.thread, *asked]
@@ -137,15 +140,17 @@ class Saver:
         if not self.rewinder.is_run(config):
             return
 
-        async def is_latest(tx: StorageTransaction) -> bool:
-            latest = await Reader(tx, codec, place.thread_id).checkpoint(place.checkpoint_ns, None)
-            return latest is None or (found is not None and latest.checkpoint_id == found.checkpoint["id"])
+        found_id = found.checkpoint["id"] if found is not None else None
+        is_latest = place.checkpoint_id is None or await self._is_latest(codec, place, found_id)
+        await self.rewinder.loaded(config, found, is_latest)
 
-        await self.rewinder.loaded(
-            config,
-            found,
-            place.checkpoint_id is None or await self._read(is_latest),
-        )
+    async def _is_latest(self, codec: Codec, place: Place, checkpoint_id: str | None) -> bool:
+        async def work(tx: StorageTransaction) -> bool:
+            latest = await Reader(tx, codec, place.thread_id).checkpoint(place.checkpoint_ns, None)
+            return latest is None or latest.checkpoint_id == checkpoint_id
+
+        found: bool = await self._read(work)
+        return found
 
     def _remember(
         self, place: Place, found: CheckpointTuple, reader: Reader, generation: bytes | None, *, to_run: bool

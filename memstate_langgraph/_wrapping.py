@@ -51,12 +51,14 @@ class Wrapped:
         await self.rewinder.begins(config)
         found: CheckpointTuple | None = await self._call("get_tuple", config)
         if self.rewinder.is_run(config):
-            is_latest = place.checkpoint_id is None
-            if not is_latest:
-                latest = await self._call("get_tuple", _without_id(place))
-                is_latest = latest is None or (found is not None and latest.checkpoint["id"] == found.checkpoint["id"])
+            found_id = found.checkpoint["id"] if found is not None else None
+            is_latest = place.checkpoint_id is None or await self._is_latest(place, found_id)
             await self.rewinder.loaded(config, found, is_latest)
         return found
+
+    async def _is_latest(self, place: Place, checkpoint_id: str | None) -> bool:
+        latest: CheckpointTuple | None = await self._call("get_tuple", _without_id(place))
+        return latest is None or latest.checkpoint["id"] == checkpoint_id
 
     def listing(
         self,
@@ -78,7 +80,11 @@ class Wrapped:
         new_versions: ChannelVersions,
     ) -> RunnableConfig:
         place = Place(config)
-        await self.rewinder.updating(place, config, checkpoint, metadata)
+
+        async def is_latest(checkpoint_id: str) -> bool:
+            return await self._is_latest(place, checkpoint_id)
+
+        await self.rewinder.updating(place, config, checkpoint, metadata, is_latest)
         asked, known = self.rewinder.asked(place)
 
         async def work(tx: StorageTransaction) -> list[RecordWrite]:

@@ -13,7 +13,7 @@ back by a replay: one transaction that undoes what came after a place of the lin
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Any, Literal
 
 from langchain_core.runnables import RunnableConfig
@@ -31,7 +31,7 @@ from memstate_langgraph._hearing import finished_tasks, given_input, updated_fro
 from memstate_langgraph._line import Line, RootPosition, Standing, tag
 from memstate_langgraph._notes import Notes
 from memstate_langgraph._places import Place
-from memstate_langgraph._positions import of_checkpoint, of_task
+from memstate_langgraph._positions import no_task, of_checkpoint, of_task
 from memstate_langgraph._runs import Runs
 from memstate_langgraph._tags import replay_mark, runtime_in
 
@@ -327,24 +327,35 @@ class Rewinder:
         """The records that the first writes of a finished task are stored with; none if it did nothing.
 
         ``always``: also if it did nothing, since nobody else can tell whether these are its first. ``joins``: they are
-        not, but some of them count beside the first.
+        not, but some of them count beside the first. What ``update_state`` writes for a task is in place of what the
+        task did.
         """
         if self.mode == "off" or place.checkpoint_id is None:
             return []
+        if runtime_in(config["configurable"]) is None:
+            return [no_task(tx, place, task_id)] if always and not joins else []
         if not always and not self.notes.task_wrote(place.thread_id, task_id):
             return []
         return [await of_task(tx, place, _root(config, place), task_id, joins=joins)]
 
     async def updating(
-        self, place: Place, config: RunnableConfig, checkpoint: Checkpoint, metadata: CheckpointMetadata
+        self,
+        place: Place,
+        config: RunnableConfig,
+        checkpoint: Checkpoint,
+        metadata: CheckpointMetadata,
+        is_latest: Callable[[str], Awaitable[bool]],
     ) -> None:
-        """Before ``update_state`` stores a checkpoint: the memory becomes what it was at the one that is updated."""
+        """Before ``update_state`` stores a checkpoint: the memory becomes what it was at the one that is updated.
+
+        ``is_latest`` tells whether a checkpoint of the root is the thread's latest, at which LangGraph need not look.
+        """
         if self.mode != "auto" or place.checkpoint_ns or runtime_in(config["configurable"]) is not None:
             return
         update = updated_from(place.thread_id, place.checkpoint_id, checkpoint, metadata)
         if update is None:
             return
-        if update.is_latest:
+        if await is_latest(update.checkpoint_id):
             await self.return_to(place.thread_id, update.checkpoint_id, update.finished)
         else:
             await self.go_back(place.thread_id, update.checkpoint_id, update.finished)

@@ -76,11 +76,23 @@ async def test_checkpoints_that_come_late_or_never(topology: str, flavour: str, 
         assert await violations(late(on_memory(flavour), seed, lost), topology, seed, 8) == [], seed
 
 
-@pytest.mark.parametrize(("flavour", "seed"), [("async", 5009), ("async", 6051), ("sync", 6016)])
-async def test_nested_checkpoints_that_come_when_their_graph_has_failed_or_another_run_has_begun(
-    flavour: str, seed: int
-) -> None:
-    assert await violations(late(on_memory(flavour), seed, 0.1), "below", seed, 12) == []
+@pytest.mark.parametrize(
+    ("topology", "flavour", "seed", "lost"),
+    [
+        # nested checkpoints that come when their graph has failed or another run has begun
+        ("below", "async", 5009, 0.1),
+        ("below", "async", 6051, 0.1),
+        ("below", "sync", 6016, 0.1),
+        # a task that finished twice
+        ("fan", "sync", 20073, 0.0),
+        # an update in place of a task, whose checkpoint was lost
+        ("fan", "sync", 20104, 0.1),
+        # an update of the past that never looks at the latest checkpoint
+        ("below", "async", 20112, 0.0),
+    ],
+)
+async def test_worlds_in_which_something_was_wrong(topology: str, flavour: str, seed: int, lost: float) -> None:
+    assert await violations(late(on_memory(flavour), seed, lost), topology, seed, 12) == []
 
 
 # Each part of the algorithm is needed: without it, the oracle complains.

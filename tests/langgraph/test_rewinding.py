@@ -548,3 +548,53 @@ async def finishes_twice(checkpointer: Any) -> None:
 
 async def test_a_task_that_finished_twice_counts_as_its_writes_do(makes: Makes) -> None:
     await finishes_twice(makes.checkpointer())
+
+
+async def ends_in_the_past(checkpointer: Any) -> None:
+    """Of an update that ends the run, LangGraph looks only at what is updated; the latest is elsewhere all the same."""
+    memory = checkpointer.memory
+    thread_id = str(uuid.uuid4())  # at whose latest checkpoint nobody has looked
+
+    async def history() -> list[Any]:
+        return list(await call(checkpointer, graph, "get_state_history", thread(thread_id)))
+
+    graph = chain(checkpointer, first=writer(memory, "first"), second=writer(memory, "second"))
+    await call(checkpointer, graph, "invoke", {"items": []}, thread(thread_id))
+    await maybe(memory.commit(Fact("item", {"name": "outside"}, session_id=thread_id)))
+    await call(checkpointer, graph, "invoke", {"items": []}, thread(thread_id))
+    now = await names(memory, thread_id)
+    head, *others = await history()
+    end = next(one for one in others if not one.next)
+    middle = next(one for one in others if one.next == ("second",))
+    for one, outside in ((end, []), (middle, ["outside"])):
+        await call(checkpointer, graph, "update_state", one.config, None, as_node=END)
+        latest = (await history())[0]
+        assert await names(memory, thread_id) == sorted([*latest.values["items"], *outside])
+    await maybe(checkpointer.rewind(head.config))
+    assert await names(memory, thread_id) == now
+
+
+async def test_an_update_that_ends_a_run_in_the_past(makes: Makes) -> None:
+    await ends_in_the_past(makes.checkpointer())
+
+
+async def test_an_update_in_place_of_a_task_whose_checkpoint_was_lost(makes: Makes) -> None:
+    """What it wrote counts from then on, and what the task had done until it was interrupted does not."""
+    checkpointer = makes.checkpointer()
+    memory = checkpointer.memory
+    graph = chain(checkpointer, one=writer(memory, "tentative", lambda: interrupt("?")), two=writer(memory, "two"))
+    await call(checkpointer, graph, "invoke", {"items": []}, thread("t"))
+    assert await names(memory) == ["tentative"]
+    put = f"{'a' if isinstance(memory, AsyncMemoryStore) else ''}put"
+    original = getattr(checkpointer, put)
+
+    def lost(*_: Any) -> Any:
+        raise OSError("the disk is full")
+
+    setattr(checkpointer, put, lost)
+    with pytest.raises(OSError, match="full"):
+        await call(checkpointer, graph, "update_state", thread("t"), {"items": ["by hand"]}, as_node="one")
+    setattr(checkpointer, put, original)
+    found = await call(checkpointer, graph, "invoke", None, thread("t"))
+    assert found["items"] == ["by hand", "two"]
+    assert await names(memory) == ["two"]

@@ -26,7 +26,7 @@ from memstate import (
 from memstate_langgraph import AsyncMemStateCheckpointer, MemStateCheckpointer
 from tests.langgraph.oracle import TOPOLOGIES, State, World, wander
 from tests.langgraph.test_rewind import late
-from tests.langgraph.test_rewinding import chain, finishes_twice, maybe, names, past, writer
+from tests.langgraph.test_rewinding import chain, ends_in_the_past, finishes_twice, maybe, names, past, writer
 from tests.langgraph.test_sharing import call, thread
 from tests.servers import Databases
 
@@ -172,3 +172,7 @@ def test_its_options_are_its_own() -> None:
 
 async def test_a_task_that_finished_twice_counts_as_its_writes_do(wraps: Wraps) -> None:
     await finishes_twice(wraps.checkpointer())
+
+
+async def test_an_update_that_ends_a_run_in_the_past(wraps: Wraps) -> None:
+    await ends_in_the_past(wraps.checkpointer())
