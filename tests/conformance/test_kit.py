@@ -45,7 +45,7 @@ BROKEN = {
 BROKEN_STORAGES = """
     import pytest
     from memstate_core import InMemoryStorage
-    from memstate_core.storages.memory import _MemoryTransaction
+    from memstate_core.storages._memory.transaction import MemoryTransaction
     from memstate_core.testing import StorageFactory
     from memstate_core.testing.suite import *
 

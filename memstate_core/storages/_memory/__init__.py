@@ -1,0 +1,1 @@
+"""The parts of :mod:`memstate_core.storages.memory`."""
