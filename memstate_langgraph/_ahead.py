@@ -31,16 +31,8 @@ class _ReadAhead:
         return getattr(self._tx, name)
 
 
-async def read_ahead(
-    tx: StorageTransaction, places: Sequence[tuple[str, str]], known: Mapping[tuple[str, str], bytes] | None = None
-) -> StorageTransaction:
-    """The transaction, knowing the records at ``places``: one question to the storage, where each would be one.
-
-    ``known``: what is not asked, since it never changes.
-    """
+async def read_ahead(tx: StorageTransaction, places: Sequence[tuple[str, str]]) -> StorageTransaction:
+    """The transaction, knowing the records at ``places``: one question to the storage, where each would be one."""
     if len(places) < 2:
         return tx
-    if not known:
-        return cast(StorageTransaction, _ReadAhead(tx, places, await tx.records(places)))
-    found = await tx.records([place for place in places if place not in known])
-    return cast(StorageTransaction, _ReadAhead(tx, places, {**found, **known}))
+    return cast(StorageTransaction, _ReadAhead(tx, places, await tx.records(places)))

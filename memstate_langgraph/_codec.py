@@ -16,6 +16,7 @@ from langgraph.checkpoint.serde.base import SerializerProtocol
 from langgraph.checkpoint.serde.encrypted import EncryptedSerializer
 from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 
+from memstate_langgraph._line import divided
 from memstate_langgraph._lists import ListRecord
 from memstate_langgraph._seal import Seal
 
@@ -123,7 +124,7 @@ class Codec:
         return self.seal.close(collection, key, list(one))
 
     def open_checkpoint(self, collection: str, key: str, record: bytes) -> StoredCheckpoint:
-        content = self.seal.open(collection, key, record)
+        content = self.seal.open(collection, key, divided(record)[1])
         for place in (5, 6, 7):
             content[place] = tuple(content[place])
         return StoredCheckpoint._make(content)

@@ -18,6 +18,8 @@ from memstate_langgraph._tags import Tag, tag_of
 
 _CHUNK: Final = 32
 _STATE: Final = "state"
+# With what a checkpoint's record begins when a position is in front of it; no record begins so by itself.
+_PLACED: Final = b"\x03"
 
 
 class Standing(NamedTuple):
@@ -28,10 +30,26 @@ class Standing(NamedTuple):
 
 
 class RootPosition(NamedTuple):
-    """Where the memory stood at a checkpoint of the root: a place in the journal, and the line it is on."""
+    """Where the memory stood at a checkpoint of the root: a place in the journal, and the line it is on.
+
+    It is kept in front of the checkpoint's own record, or in a record of its own where another saver keeps that one.
+    """
 
     seq: int
     line: int
+
+    def before(self, record: bytes) -> bytes:
+        """A checkpoint's record with this in front."""
+        packed = ormsgpack.packb(list(self))
+        return _PLACED + bytes((len(packed),)) + packed + record
+
+
+def divided(record: bytes) -> tuple[RootPosition | None, bytes]:
+    """What is in front of a checkpoint's record, and the rest of it."""
+    if record[:1] != _PLACED:
+        return None, record
+    end = 2 + record[1]
+    return RootPosition._make(ormsgpack.unpackb(record[2:end])), record[end:]
 
 
 class Span(NamedTuple):
@@ -55,6 +73,7 @@ class Line:
     def __init__(self, tx: StorageTransaction, thread_id: str) -> None:
         self._tx = tx
         self._thread_id = thread_id
+        self._checkpoints = keys.checkpoints(thread_id)
         self._positions = keys.positions(thread_id)
         self._lines = keys.lines(thread_id)
         self._finished = keys.finished(thread_id)
@@ -67,7 +86,8 @@ class Line:
         standing = keys.lines(thread_id), _STATE
         if checkpoint_id is None:
             return [standing]
-        return [standing, (keys.positions(thread_id), keys.checkpoint("", checkpoint_id))]
+        key = keys.checkpoint("", checkpoint_id)
+        return [standing, (keys.checkpoints(thread_id), key), (keys.positions(thread_id), key)]
 
     async def standing(self) -> Standing:
         record = await self._tx.record(self._lines, _STATE)
@@ -86,8 +106,12 @@ class Line:
 
     async def position(self, checkpoint_id: str) -> RootPosition | None:
         """Where the memory stood at a checkpoint of the root; None: nobody has noted it."""
-        record = await self._tx.record(self._positions, keys.checkpoint("", checkpoint_id))
-        return None if record is None else RootPosition._make(ormsgpack.unpackb(record))
+        key = keys.checkpoint("", checkpoint_id)
+        checkpoint = await self._tx.record(self._checkpoints, key)
+        position = divided(checkpoint)[0] if checkpoint is not None else None
+        if position is None and (record := await self._tx.record(self._positions, key)) is not None:
+            position = RootPosition._make(ormsgpack.unpackb(record))
+        return position
 
     def place(self, checkpoint_id: str, position: RootPosition) -> RecordWrite:
         return RecordWrite(self._positions, keys.checkpoint("", checkpoint_id), ormsgpack.packb(list(position)))

@@ -8,13 +8,10 @@ from typing import Any, Final, NamedTuple
 
 from langgraph.checkpoint.base.id import uuid6
 
-from memstate_core.protocols import RecordWrite
 from memstate_langgraph._cache import Recent
+from memstate_langgraph._line import RootPosition
 
 _THREADS: Final = 4096
-
-# Collection and key of a record, and its value.
-_Known = tuple[tuple[str, str], bytes]
 
 
 class NestedRun(NamedTuple):
@@ -41,7 +38,7 @@ class Notes:
         # The namespaces of tasks that have ended well since. Their writes may be stored much later.
         self._ended: dict[str, set[str]] = {}
         # The position of the checkpoint of the root that was stored last.
-        self._positions: Recent[str, _Known] = Recent(_THREADS)
+        self._positions: Recent[str, tuple[str, RootPosition]] = Recent(_THREADS)
 
     def begins(self, thread_id: str, runtime: Any) -> bool:
         """Whether this is the first look of a run at its root."""
@@ -81,14 +78,14 @@ class Notes:
         self._wrote.pop(thread_id, None)
         self._ended.pop(thread_id, None)
 
-    def placed(self, thread_id: str, position: RecordWrite) -> None:
+    def placed(self, thread_id: str, checkpoint_id: str, position: RootPosition) -> None:
         """A checkpoint of the root has been stored, with its position."""
-        if position.value is not None:
-            self._positions.put(thread_id, ((position.collection, position.key), position.value))
+        self._positions.put(thread_id, (checkpoint_id, position))
 
-    def position(self, thread_id: str) -> _Known | None:
-        """What was last :meth:`placed`. It stays as it is, so who goes on from there need not read it."""
-        return self._positions.get(thread_id)
+    def position(self, thread_id: str, checkpoint_id: str | None) -> RootPosition | None:
+        """That of a checkpoint, if it was the last :meth:`placed`. It stays as it is, so nobody need read it."""
+        known = self._positions.get(thread_id)
+        return known[1] if known is not None and known[0] == checkpoint_id else None
 
     def writes(self, thread_id: str, ns: str) -> None:
         """A task changes the memory."""

@@ -12,23 +12,31 @@ from memstate_langgraph._places import Place
 _BEGINNINGS: Final = ("input", "fork")
 
 
-async def of_checkpoint(
+async def of_root(
+    tx: StorageTransaction, place: Place, checkpoint_id: str, parent: RootPosition | None
+) -> RootPosition:
+    """Where the memory stands at a new checkpoint of the root; ``parent``: where it stood before, if that is known."""
+    head = (await tx.position(place.thread_id)).head
+    line = Line(tx, place.thread_id)
+    standing = await line.standing()
+    if parent is None and place.checkpoint_id is not None:
+        parent = await line.position(place.checkpoint_id)
+    above = parent.seq if parent is not None and parent.line == standing.line else 0
+    seq = await line.before(head, above, checkpoint_id) if head > above else head
+    return RootPosition(seq, standing.line)
+
+
+async def of_nested(
     tx: StorageTransaction, place: Place, root: str, checkpoint_id: str, source: str | None, began: str | None
 ) -> list[RecordWrite]:
-    """Where the memory stands at a new checkpoint; of a nested graph's, what it comes to.
+    """What a new checkpoint of a nested graph comes to.
 
     ``began``: an id from when the last run of the graph began; None: that is not known.
     """
     head = (await tx.position(place.thread_id)).head
     line = Line(tx, place.thread_id)
-    if place.checkpoint_ns:
-        content = await _content(line, head, root, place, checkpoint_id, source, began)
-        return [line.contain(place.checkpoint_ns, checkpoint_id, content)] if content else []
-    standing = await line.standing()
-    parent = await line.position(place.checkpoint_id) if place.checkpoint_id is not None else None
-    above = parent.seq if parent is not None and parent.line == standing.line else 0
-    seq = await line.before(head, above, checkpoint_id) if head > above else head
-    return [line.place(checkpoint_id, RootPosition(seq, standing.line))]
+    content = await _content(line, head, root, place, checkpoint_id, source, began)
+    return [line.contain(place.checkpoint_ns, checkpoint_id, content)] if content else []
 
 
 async def _content(

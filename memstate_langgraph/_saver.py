@@ -24,6 +24,7 @@ from memstate_langgraph._ahead import read_ahead
 from memstate_langgraph._cache import Cache
 from memstate_langgraph._codec import Codec, StoredCheckpoint, StoredTask
 from memstate_langgraph._fingerprint import fingerprint_of
+from memstate_langgraph._line import RootPosition
 from memstate_langgraph._listing import Listing
 from memstate_langgraph._places import Place, config_of
 from memstate_langgraph._reading import Reader
@@ -74,17 +75,16 @@ class Saver:
 
         await self.rewinder.updating(place, config, checkpoint, metadata, is_latest)
 
-        asked, known = self.rewinder.asked(place)
-        places = [put.thread, *asked]
+        places = [put.thread, *self.rewinder.asked(place)]
 
-        async def work(tx: StorageTransaction) -> list[RecordWrite]:
-            ahead = await read_ahead(tx, places, known)
+        async def work(tx: StorageTransaction) -> RootPosition | None:
+            ahead = await read_ahead(tx, places)
             records = await put.records(ahead)
-            of_memory = await self.rewinder.stored(ahead, place, config, checkpoint["id"], metadata)
-            await tx.write(Batch(records=records + of_memory))
-            return of_memory
+            position, of_memory = await self.rewinder.stored(ahead, place, config, checkpoint["id"], metadata)
+            await tx.write(Batch(records=[put.checkpoint(position), *records, *of_memory]))
+            return position
 
-        self.rewinder.committed(place, await self._write(work))
+        self.rewinder.committed(place, checkpoint["id"], await self._write(work))
         put.done()
         return config_of(place.thread_id, place.checkpoint_ns, checkpoint["id"])
 

@@ -22,11 +22,11 @@ from langgraph.checkpoint.base import (
 )
 
 from memstate_core.engine import Engine
-from memstate_core.protocols import Batch, RecordWrite, StorageTransaction
+from memstate_core.protocols import Batch, StorageTransaction
 from memstate_langgraph import _keys as keys
 from memstate_langgraph._ahead import read_ahead
 from memstate_langgraph._codec import Codec
-from memstate_langgraph._line import Line
+from memstate_langgraph._line import Line, RootPosition
 from memstate_langgraph._places import Place
 from memstate_langgraph._removing import everything
 from memstate_langgraph.rewind import Rewinder
@@ -85,16 +85,18 @@ class Wrapped:
             return await self._is_latest(place, checkpoint_id)
 
         await self.rewinder.updating(place, config, checkpoint, metadata, is_latest)
-        asked, known = self.rewinder.asked(place)
+        asked = self.rewinder.asked(place)
 
-        async def work(tx: StorageTransaction) -> list[RecordWrite]:
-            ahead = await read_ahead(tx, asked, known)
-            records = await self.rewinder.stored(ahead, place, config, checkpoint["id"], metadata)
+        async def work(tx: StorageTransaction) -> RootPosition | None:
+            ahead = await read_ahead(tx, asked)
+            position, records = await self.rewinder.stored(ahead, place, config, checkpoint["id"], metadata)
+            if position is not None:
+                records.append(Line(tx, place.thread_id).place(checkpoint["id"], position))
             if records:
                 await tx.write(Batch(records=records))
-            return records
+            return position
 
-        self.rewinder.committed(place, await self._write(work))
+        self.rewinder.committed(place, checkpoint["id"], await self._write(work))
         stored: RunnableConfig = await self._call("put", config, checkpoint, metadata, new_versions)
         return stored
 

@@ -15,6 +15,7 @@ from memstate_langgraph import _keys as keys
 from memstate_langgraph._cache import Cache
 from memstate_langgraph._codec import Codec
 from memstate_langgraph._fingerprint import Fingerprint, fingerprint_of
+from memstate_langgraph._line import RootPosition
 from memstate_langgraph._lists import ListVersion, next_version
 from memstate_langgraph._reading import Reader, generation_of
 
@@ -85,7 +86,7 @@ class Put:
                 self._records.append(self._record(key, codec.whole(value)))
         collection = keys.checkpoints(thread_id)
         key = keys.checkpoint(checkpoint_ns, self._checkpoint_id)
-        self._records.append(RecordWrite(collection, key, codec.close_checkpoint(collection, key, one)))
+        self._checkpoint = collection, key, codec.close_checkpoint(collection, key, one)
         self._made: tuple[bytes, list[ListVersion]] | None = None
 
     def _record(self, key: str, content: Sequence[Any]) -> RecordWrite:
@@ -121,8 +122,13 @@ class Put:
             generation, self._thread_id, keys.channel(self._checkpoint_ns, channel, version)
         )
 
+    def checkpoint(self, position: RootPosition | None) -> RecordWrite:
+        """The checkpoint's own record."""
+        collection, key, record = self._checkpoint
+        return RecordWrite(collection, key, record if position is None else position.before(record))
+
     async def records(self, tx: StorageTransaction) -> list[RecordWrite]:
-        """What is to be written, on what is there now."""
+        """What is to be written beside, on what is there now."""
         records = list(self._records)
         generation = generation_of(await tx.record(*self.thread))
         if generation is None or not tx.is_serial:

@@ -31,7 +31,7 @@ from memstate_langgraph._hearing import finished_tasks, given_input, updated_fro
 from memstate_langgraph._line import Line, RootPosition, Standing, tag
 from memstate_langgraph._notes import Notes
 from memstate_langgraph._places import Place
-from memstate_langgraph._positions import no_task, of_checkpoint, of_task
+from memstate_langgraph._positions import no_task, of_nested, of_root, of_task
 from memstate_langgraph._runs import Runs
 from memstate_langgraph._tags import replay_mark, runtime_in
 
@@ -287,13 +287,12 @@ class Rewinder:
 
     # Storing
 
-    def asked(self, place: Place) -> tuple[list[tuple[str, str]], dict[tuple[str, str], bytes]]:
-        """The records that :meth:`stored` will look at, to be read with others, and those of them that are known."""
+    def asked(self, place: Place) -> list[tuple[str, str]]:
+        """The records that :meth:`stored` will look at, to be read with others."""
         if self.mode == "off" or place.checkpoint_ns:
-            return [], {}
-        asked = Line.records(place.thread_id, place.checkpoint_id)
-        known = self.notes.position(place.thread_id)
-        return asked, {} if known is None or known[0] not in asked else {known[0]: known[1]}
+            return []
+        known = self.notes.position(place.thread_id, place.checkpoint_id)
+        return Line.records(place.thread_id, place.checkpoint_id if known is None else None)
 
     async def stored(
         self,
@@ -302,17 +301,21 @@ class Rewinder:
         config: RunnableConfig,
         checkpoint_id: str,
         metadata: CheckpointMetadata,
-    ) -> list[RecordWrite]:
-        """The records that a new checkpoint is stored with: where the memory stands at it."""
+    ) -> tuple[RootPosition | None, list[RecordWrite]]:
+        """What a new checkpoint is stored with: its position, or the records of what one of a nested graph comes to."""
         if self.mode == "off":
-            return []
+            return None, []
+        if not place.checkpoint_ns:
+            parent = self.notes.position(place.thread_id, place.checkpoint_id)
+            return await of_root(tx, place, checkpoint_id, parent), []
         began = self.notes.began(place.thread_id, place.checkpoint_ns)
-        return await of_checkpoint(tx, place, _root(config, place), checkpoint_id, metadata.get("source"), began)
+        source = metadata.get("source")
+        return None, await of_nested(tx, place, _root(config, place), checkpoint_id, source, began)
 
-    def committed(self, place: Place, records: Sequence[RecordWrite]) -> None:
+    def committed(self, place: Place, checkpoint_id: str, position: RootPosition | None) -> None:
         """What :meth:`stored` returned for a checkpoint has been stored with it."""
-        if records and not place.checkpoint_ns:
-            self.notes.placed(place.thread_id, records[0])
+        if position is not None:
+            self.notes.placed(place.thread_id, checkpoint_id, position)
 
     async def finished(
         self,

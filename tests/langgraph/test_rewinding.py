@@ -18,6 +18,7 @@ import weakref
 from pathlib import Path
 from typing import Any
 
+import ormsgpack
 import pytest
 from langgraph.func import entrypoint, task
 from langgraph.graph import END, START, StateGraph
@@ -35,6 +36,7 @@ from memstate import (
 )
 from memstate_core._bridge import run
 from memstate_langgraph import MemStateCheckpointer
+from memstate_langgraph._line import divided
 from tests.langgraph.conftest import Makes
 from tests.langgraph.oracle import State
 from tests.langgraph.test_sharing import call, thread
@@ -598,3 +600,23 @@ async def test_an_update_in_place_of_a_task_whose_checkpoint_was_lost(makes: Mak
     found = await call(checkpointer, graph, "invoke", None, thread("t"))
     assert found["items"] == ["by hand", "two"]
     assert await names(memory) == ["two"]
+
+
+async def test_positions_that_were_kept_in_records_of_their_own() -> None:
+    """As they are beside another saver, and were once beside our own checkpoints."""
+    memory = MemoryStore(InMemoryStorage(), allow_unregistered=True)
+    checkpointer = MemStateCheckpointer(memory)
+    graph = chain(checkpointer, first=writer(memory, "first"), second=writer(memory, "second"))
+    graph.invoke({"items": []}, thread("t"))
+    for key, record in list(memory.scan_records("langgraph.checkpoints:t")):
+        position, rest = divided(record)
+        assert position is not None
+        memory.put_record("langgraph.checkpoints:t", key, rest)
+        memory.put_record("langgraph.positions:t", key, ormsgpack.packb(list(position)))
+    again = MemStateCheckpointer(memory)
+    graph = chain(again, first=writer(memory, "first"), second=writer(memory, "again"))
+    for one in graph.get_state_history(thread("t")):
+        found = memory.at(one.config).query("item", session_id="t")
+        assert [fact["payload"]["name"] for fact in found] == one.values.get("items", [])
+    graph.invoke(None, await past(again, graph, "second"))
+    assert await names(memory) == ["again", "first"]
