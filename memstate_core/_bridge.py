@@ -10,8 +10,9 @@ import inspect
 import os
 import threading
 import time
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine
 from itertools import islice
+from types import TracebackType
 from typing import Any, Final, Protocol, TypeVar
 
 from memstate_core.errors import HookError
@@ -87,20 +88,17 @@ class _LeaseKeeper:
         self._wake = threading.Event()
         self._thread: threading.Thread | None = None
 
-    @contextlib.contextmanager
-    def keep(self, renew: Renew, interval: float) -> Iterator[None]:
-        key = object()
-        try:
-            with self._guard:
-                self._renewals[key] = (renew, interval, time.monotonic())
-                if self._thread is None:
-                    self._thread = threading.Thread(target=self._renew_all, name="memstate-leases", daemon=True)
-                    self._thread.start()
-            if interval < _NAP:
-                self._wake.set()
-            yield
-        finally:
-            self._renewals.pop(key, None)
+    def add(self, key: object, renew: Renew, interval: float) -> None:
+        with self._guard:
+            self._renewals[key] = (renew, interval, time.monotonic())
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._renew_all, name="memstate-leases", daemon=True)
+                self._thread.start()
+        if interval < _NAP:
+            self._wake.set()
+
+    def remove(self, key: object) -> None:
+        self._renewals.pop(key, None)
 
     def _renew_all(self) -> None:
         idle_since = time.monotonic()
@@ -134,6 +132,28 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_leases.start_anew)
 
 
+class _KeptAlive:
+    """A renewal for as long as a block runs."""
+
+    __slots__ = ("_interval", "_renew")
+
+    def __init__(self, renew: Renew, interval: float) -> None:
+        self._renew = renew
+        self._interval = interval
+
+    def __enter__(self) -> None:
+        try:
+            _leases.add(self, self._renew, self._interval)
+        except BaseException:
+            _leases.remove(self)
+            raise
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        _leases.remove(self)
+
+
 class SyncRuntime:
     """Everything at once, in the caller's thread; leases are renewed by one background thread of the process."""
 
@@ -144,7 +164,7 @@ class SyncRuntime:
 
     async def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
         result = function(*arguments)
-        if inspect.isawaitable(result):
+        if result is not None and inspect.isawaitable(result):
             if inspect.iscoroutine(result):
                 result.close()
             raise HookError(f"{function!r} is asynchronous; a MemoryStore takes sync hooks: use AsyncMemoryStore")
@@ -159,4 +179,4 @@ class SyncRuntime:
         return await critical(Interruption())
 
     def keep_alive(self, renew: Renew, interval: float) -> contextlib.AbstractContextManager[None]:
-        return _leases.keep(renew, interval)
+        return _KeptAlive(renew, interval)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from memstate_core._bridge import Interruption, Runtime
@@ -43,6 +43,7 @@ class Plan:
     """What a transaction comes to: the batch to write, where its session stood, and what the caller gets.
 
     ``ids_are_new`` says that facts without a ``before`` have ids that were just made, which nobody else can have.
+    ``moment`` is that of the storage transaction that it was made in.
     """
 
     position: Position
@@ -50,6 +51,7 @@ class Plan:
     session_id: str | None
     batch: Batch
     ids_are_new: bool = False
+    moment: object = None
 
     @property
     def seq(self) -> int:
@@ -163,6 +165,8 @@ class Committer:
                 if self.deferred_hooks:
                     plan.batch.deferred = deferred(self.deferred_hooks, plan.changes)
                 await tx.write(plan.batch)
+            else:
+                plan.moment = tx.moment
             return plan, told
 
         return self.storage.write(self.namespace, work)
@@ -184,12 +188,12 @@ class Committer:
             started: list[Told] = []
             with owning() as owner, self.runtime.keep_alive(lambda: self.recovery.renew(owner), self.lease / 3):
                 try:
-                    await self._claim(plan, owner, tuple(hook.name for hook, _ in told))
+                    await self._claim(plan, owner, tuple([hook.name for hook, _ in told]))
                     for hook, wanted, batch in batches:
                         started.append((hook, wanted))
                         await apply(self.runtime, hook, batch, len(wanted))
                         interruption.check()
-                    await self._decide(plan, owner)
+                    await self._decide(plan)
                 except BaseException as error:
                     if started or not isinstance(error, Held | Stale):  # those two of the claim left nothing behind
                         with step("undo"):
@@ -203,39 +207,32 @@ class Committer:
         return [(hook, wanted) for hook in self.hooks if (wanted := hook.wanted(changes))]
 
     async def _claim(self, plan: Plan, owner: str, hooks: tuple[str, ...]) -> None:
-        keys = plan.claim_keys()
         expires = time.time() + self.lease
+        claims = [Claim(key, owner, expires, hooks) for key in plan.claim_keys()]
 
         async def work(tx: StorageTransaction) -> None:
             await _check_ground(tx, plan)
-            await tx.write(Batch(claims=[Claim(key, owner, expires, hooks) for key in keys]))
+            await tx.write(Batch(claims=claims))
 
         with step("claim", again=(Held, Stale)):
             await self.storage.write(self.namespace, work)
+        plan.batch.drop_claims_of, plan.batch.dropped = owner, len(claims)
 
-    async def _decide(self, plan: Plan, owner: str) -> None:
-        keys = plan.claim_keys()
-
-        async def work(tx: StorageTransaction) -> Batch:
+    async def _decide(self, plan: Plan) -> None:
+        async def work(tx: StorageTransaction) -> None:
+            batch = plan.batch
             position = await tx.position(plan.session_id)
             if position.generation != plan.position.generation or (plan.moves and position.head != plan.position.head):
                 raise Stale
-            entry = plan.batch.entry
-            if entry is not None and not plan.moves:
-                entry = entry._replace(parent=position.head)
-            batch = replace(
-                plan.batch,
-                entry=entry,
-                drop_claims_of=owner,
-                dropped=len(keys),
-                deferred=deferred(self.deferred_hooks, plan.changes),
-            )
+            if batch.entry is not None and batch.entry.parent != position.head and not plan.moves:
+                batch.entry = batch.entry._replace(parent=position.head)
+            if self.deferred_hooks:
+                batch.deferred = deferred(self.deferred_hooks, plan.changes)
             await tx.write(batch)
-            return batch
 
         with step("decide", again=(Stale,)):
             try:
-                plan.batch = await self.storage.write(self.namespace, work)
+                await self.storage.write(self.namespace, work)
             except ClaimsLost:
                 raise Stale from None
 
@@ -336,9 +333,12 @@ async def _check_ground(tx: StorageTransaction, plan: Plan) -> None:
     :raises Held: another transaction has claimed what it needs.
     :raises Stale: its facts, places, head or definitions are not what it was made from any more.
     """
-    position = await tx.position(plan.session_id)
+    is_same = plan.moment is not None and tx.moment == plan.moment
+    position = plan.position if is_same else await tx.position(plan.session_id)
     if position.claimed:
         await refuse_held(tx, [*plan.claim_keys(), plan.session_key()])
+    if is_same:
+        return
     if position.generation != plan.position.generation or (plan.moves and position.head != plan.position.head):
         raise Stale
     known = [change for change in plan.changes if change.before is not None or not plan.ids_are_new]

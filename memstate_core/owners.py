@@ -10,9 +10,9 @@ import contextlib
 import functools
 import os
 import sys
-from collections.abc import Iterator
 from contextvars import ContextVar
 from pathlib import Path
+from types import TracebackType
 from typing import Final
 
 _alive: set[str] = set()
@@ -62,18 +62,25 @@ def _process(pid: int) -> str:
     return f"{_host()}|{pid}|{started or ''}"
 
 
-@contextlib.contextmanager
-def owning() -> Iterator[str]:
+class owning:
     """A name under which one transaction of this process claims facts, for as long as the block runs."""
-    owner = f"{_process(os.getpid())}|{os.urandom(16).hex()}"
-    _alive.add(owner)
-    token = _behind.set((*_behind.get(), owner))
-    try:
-        yield owner
-    finally:
-        _alive.discard(owner)
-        with contextlib.suppress(ValueError):  # whoever never was resumed is closed in another context
-            _behind.reset(token)
+
+    __slots__ = ("_owner", "_token")
+
+    def __enter__(self) -> str:
+        self._owner = owner = f"{_process(os.getpid())}|{os.urandom(16).hex()}"
+        _alive.add(owner)
+        self._token = _behind.set((*_behind.get(), owner))
+        return owner
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        _alive.discard(self._owner)
+        try:  # noqa: SIM105 - suppress() takes longer than all of this
+            _behind.reset(self._token)
+        except ValueError:  # whoever never was resumed is closed in another context
+            pass
 
 
 def is_alive(owner: str) -> bool:

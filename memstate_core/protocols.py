@@ -218,9 +218,14 @@ class StorageTransaction(Protocol):
 
     :meth:`reindex` and :meth:`write` come last, when all has been read. Sequences in answers are the caller's own.
     ``is_serial``: between what one that writes reads, whatever it is, and what it writes nobody else writes anything.
+    ``moment``: where two that write have the same one before they write, nobody has written anything between them, so
+    that what the first one has read is so still; None: that cannot be told.
     """
 
     is_serial: bool
+
+    @property
+    def moment(self) -> object: ...
 
     # Facts
     async def facts(self, ids: Sequence[str]) -> dict[str, StoredFact]:

@@ -79,8 +79,14 @@ class HookAdapter:
 
     def wanted(self, changes: Sequence[Change]) -> list[Change]:
         """The changes as the hook is told of them: facts of types that it does not want do not exist for it."""
-        seen = (Change(change.fact_id, self._seen(change.before), self._seen(change.after)) for change in changes)
-        return [change for change in seen if change.before is not None or change.after is not None]
+        told = []
+        for change in changes:
+            before, after = self._seen(change.before), self._seen(change.after)
+            if before is change.before and after is change.after:
+                told.append(change)
+            elif before is not None or after is not None:
+                told.append(Change(change.fact_id, before, after))
+        return told
 
     def _seen(self, fact: Fact | None) -> Fact | None:
         return fact if fact is not None and self.wants(fact.type) else None

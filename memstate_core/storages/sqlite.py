@@ -163,25 +163,29 @@ class SQLiteStorage:
     async def commit(self, namespace: str, work: Work[T]) -> tuple[T, Callable[[], None] | None]:
         """What :meth:`write` does first, and what it does then, if anything: to wait until it is on the disk."""
 
-        async def transaction(connection: sqlite3.Connection) -> tuple[T, Callable[[], None] | None]:
-            before = connection.total_changes
+        # With what _alone does written out: this is what every transaction goes through.
+        refuse_nesting(self._lock)
+        with self._lock:
             try:
-                tx = SQLiteTransaction(connection, namespace, self._known)
-                tx.begin()
-                result = await work(tx)
-                tx.commit()
-            except BaseException as error:
-                if connection.in_transaction:
-                    try:
-                        connection.execute("ROLLBACK")
-                    except sqlite3.Error as cleanup:
-                        error.add_note(f"the transaction could not be rolled back: {cleanup}")
-                raise
+                connection = self._writing()
+                before = connection.total_changes
+                try:
+                    tx = SQLiteTransaction(connection, namespace, self._known)
+                    tx.begin()
+                    result = await work(tx)
+                    tx.commit()
+                except BaseException as error:
+                    if connection.in_transaction:
+                        try:
+                            connection.execute("ROLLBACK")
+                        except sqlite3.Error as cleanup:
+                            error.add_note(f"the transaction could not be rolled back: {cleanup}")
+                    raise
+            except sqlite3.Error as error:
+                self._translate(error)
             if self._log is None or connection.total_changes == before:
                 return result, None
             return result, partial(self._sync, self._log, self._log.wrote())
-
-        return await self._alone(transaction)
 
     async def namespaces(self) -> list[str]:
         async def work(tx: Any) -> list[str]:
@@ -207,15 +211,20 @@ class SQLiteStorage:
         refuse_nesting(self._lock)
         with self._lock:
             try:
-                if self._closed:
-                    raise ClosedError(f"this SQLiteStorage ({self._path}) was closed; make a new one")
-                if self._writer is None:
-                    self._writer = self._prepare()
-                if self._writer.in_transaction and self._given is None:
-                    self._writer.execute("ROLLBACK")  # an interruption came between a failure and its rollback
-                return await use(self._writer)
+                return await use(self._writing())
             except sqlite3.Error as error:
                 self._translate(error)
+
+    def _writing(self) -> sqlite3.Connection:
+        """The connection that writes, in no transaction of ours."""
+        if self._closed:
+            raise ClosedError(f"this SQLiteStorage ({self._path}) was closed; make a new one")
+        writer = self._writer
+        if writer is None:
+            writer = self._writer = self._prepare()
+        if writer.in_transaction and self._given is None:
+            writer.execute("ROLLBACK")  # an interruption came between a failure and its rollback
+        return writer
 
     def _prepare(self) -> sqlite3.Connection:
         """The writer's connection, with all tables there."""

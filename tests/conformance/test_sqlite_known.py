@@ -30,22 +30,29 @@ def other(tmp_path: Path) -> Iterator[SQLiteStorage]:
         yield storage
 
 
-def seen(storage: SQLiteStorage) -> tuple[Position, bytes | None, dict[Any, bytes]]:
-    """What a transaction that writes is told."""
+Seen = tuple[Position, list[Claim], bytes | None, dict[Any, bytes]]
 
-    async def work(tx: StorageTransaction) -> Any:
-        return await tx.position("s"), await tx.record("c", "k"), await tx.records([("c", "k"), ("c", "l")])
+
+async def look(tx: StorageTransaction) -> Seen:
+    claims = await tx.claims(["fact:f", "fact:g"])
+    return await tx.position("s"), claims, await tx.record("c", "k"), await tx.records([("c", "k"), ("c", "l")])
+
+
+def seen(storage: SQLiteStorage) -> Seen:
+    """What a transaction that writes is told."""
+    return run(storage.write("n", look))
+
+
+def read(storage: SQLiteStorage) -> Seen:
+    """What one that only reads finds."""
+    return run(storage.read("n", look))
+
+
+def moment(storage: SQLiteStorage) -> object:
+    async def work(tx: StorageTransaction) -> object:
+        return tx.moment
 
     return run(storage.write("n", work))
-
-
-def read(storage: SQLiteStorage) -> tuple[Position, bytes | None, dict[Any, bytes]]:
-    """What one that only reads finds."""
-
-    async def work(tx: StorageTransaction) -> Any:
-        return await tx.position("s"), await tx.record("c", "k"), await tx.records([("c", "k"), ("c", "l")])
-
-    return run(storage.read("n", work))
 
 
 def write(storage: SQLiteStorage, batch: Batch) -> None:
@@ -66,6 +73,8 @@ BATCHES = {
     "a record that is removed": lambda: Batch(records=[RecordWrite("c", "k", None)]),
     "another record": lambda: commit(key="l"),
     "a claim": lambda: Batch(claims=[Claim("fact:f", "o", 1.0, ())]),
+    "claims of two": lambda: Batch(claims=[Claim("fact:f", "o", 1.0, ()), Claim("fact:g", "p", 1.0, ())]),
+    "a claim in a transaction": lambda: Batch(commit().entry, claims=[Claim("fact:f", "o", 1.0, ("h",))]),
     "a definition": lambda: Batch(definitions={"t": "{}"}),
 }
 
@@ -80,6 +89,29 @@ def test_what_was_written_is_seen(storage: SQLiteStorage, other: SQLiteStorage, 
     assert seen(storage) == read(storage) == seen(other)
     write(storage, Batch(drop_claims_of="o"))
     assert seen(storage) == read(storage) == seen(other)
+    write(storage, Batch(commit(b"last").entry, drop_claims_of="p"))
+    assert seen(storage) == read(storage) == seen(other)
+
+
+@pytest.mark.parametrize("name", BATCHES)
+@pytest.mark.parametrize("by", ["itself", "another"])
+def test_no_two_moments_are_the_same_if_anything_was_written_between_them(
+    storage: SQLiteStorage, other: SQLiteStorage, name: str, by: str
+) -> None:
+    write(storage, commit(b"first"))
+    before = moment(storage)
+    assert before is not None
+    assert moment(storage) == before
+    write(storage if by == "itself" else other, BATCHES[name]())
+    assert moment(storage) != before
+
+
+def test_no_two_connections_have_the_same_moment(storage: SQLiteStorage, other: SQLiteStorage) -> None:
+    run(storage.open())
+    before = moment(other)
+    write(storage, commit())
+    other._disconnect()
+    assert moment(other) != before
 
 
 def test_what_is_known_is_not_read(storage: SQLiteStorage) -> None:
@@ -140,7 +172,8 @@ def test_a_connection_of_the_callers_is_always_asked(tmp_path: Path) -> None:
     connection = sqlite3.connect(tmp_path / "memory.db", isolation_level=None)
     storage = SQLiteStorage(connection)
     write(storage, commit(b"first"))
-    assert seen(storage)[1] == b"first"
+    assert seen(storage)[2] == b"first"
     connection.execute("UPDATE memstate_records SET value = x'32'")
-    assert seen(storage)[1] == b"2"
+    assert seen(storage)[2] == b"2"
+    assert moment(storage) is None
     connection.close()

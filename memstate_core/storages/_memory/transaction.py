@@ -35,6 +35,7 @@ class MemoryTransaction:
     __slots__ = ("_data", "_next_seq", "seq", "staged")
 
     is_serial = True
+    moment = None
 
     def __init__(self, namespace: Tables, next_seq: int) -> None:
         self._data = namespace

@@ -55,6 +55,7 @@ class ReadTransaction:
     """
 
     is_serial = False  # ranges that were read are not looked at again
+    moment = None
 
     def __init__(
         self,

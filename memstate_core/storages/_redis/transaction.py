@@ -21,6 +21,7 @@ class RedisTransaction(JournalReading, RecordReading):
     """Reads, and keeps the batch for the storage to write when the work has returned."""
 
     is_serial = False  # of the ranges that were read, only what is in them is looked at again
+    moment = None
 
     def __init__(self, server: Server, known: Known, **options: bool) -> None:
         super().__init__(server, known, **options)

@@ -9,6 +9,9 @@ from typing import Any, Protocol
 class Connection(Protocol):
     """What is used of a :class:`sqlite3.Connection`."""
 
+    @property
+    def total_changes(self) -> int: ...
+
     def execute(self, statement: str, parameters: Any = ..., /) -> sqlite3.Cursor: ...
 
     def executemany(self, statement: str, parameters: Any, /) -> sqlite3.Cursor: ...
@@ -19,6 +22,7 @@ class PlainRows:
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._cursor_of = connection.cursor
+        self.total_changes = 0  # which nobody asks for where others change something by the connection, too
 
     def _cursor(self) -> sqlite3.Cursor:
         cursor = self._cursor_of()

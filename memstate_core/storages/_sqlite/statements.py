@@ -117,6 +117,9 @@ MOVE_HEAD: Final = """
     INSERT INTO memstate_sessions (namespace, session, head, redo, latest) VALUES (?, ?, ?, ?, ?)
     ON CONFLICT (namespace, session) DO UPDATE SET head = excluded.head, redo = excluded.redo, latest = excluded.latest
 """
+PUT_CLAIM: Final = """
+    INSERT OR REPLACE INTO memstate_claims (namespace, key, owner, expires, hooks) VALUES (?, ?, ?, ?, ?)
+"""
 SELECT_OF_SESSION: Final = f"""
     WITH RECURSIVE past (seq, place) AS (
         SELECT coalesce(

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import lru_cache
+from json.encoder import encode_basestring_ascii as quoted
 from typing import Any, Final, TypeVar
 
 from pydantic_core import from_json
 
-from memstate_core.facts import UNSET, ChangedVersions, Entry, IndexEntry, StoredFact, Unset
+from memstate_core.facts import UNSET, ChangedVersions, Entry, FactChange, IndexEntry, StoredFact, Unset
 from memstate_core.filters import Range, sort_facts
 from memstate_core.protocols import (
     Batch,
@@ -46,6 +48,18 @@ def _entry(row: Sequence[Any]) -> Entry:
     seq, session_id, parent, head, operation, actor, reason, mark, ts, changes = row
     versions = tuple(ChangedVersions(*change) for change in from_json(changes))
     return Entry(seq, session_id, parent, seq if head is None else head, operation, actor, reason, mark, ts, versions)
+
+
+def _versions(change: FactChange) -> str:
+    """A change in a journal entry, as JSON; what ``json.dumps`` does first of all takes longer than this."""
+    before, after, _ = change
+    versions = before.version if before is not None else 0, after.version if after is not None else 0
+    return f"[{quoted(change.fact_id)}, {versions[0]}, {versions[1]}]"
+
+
+@lru_cache(maxsize=64)
+def _names(hooks: tuple[str, ...]) -> str:
+    return json.dumps(hooks)
 
 
 def _chunks(values: Sequence[T]) -> Iterator[Sequence[T]]:
@@ -87,6 +101,11 @@ class SQLiteTransaction:
             self._known.check(self._connection)
             self._is_checked = True
         return self._known
+
+    @property
+    def moment(self) -> object:
+        known = self._what_is_known()
+        return None if known is None else known.moment(self._connection)
 
     async def facts(self, ids: Sequence[str]) -> dict[str, StoredFact]:
         if len(ids) == 1:
@@ -347,6 +366,9 @@ class SQLiteTransaction:
         return outbox.take_lane(self._connection, self._namespace, hooks, owner, now, expires, gone)
 
     async def claims(self, keys: Sequence[str] | None = None) -> list[Claim]:
+        known = self._what_is_known()
+        if keys is not None and known is not None and known.is_free(self._namespace, keys):
+            return []
         text = "SELECT key, owner, expires, hooks FROM memstate_claims WHERE namespace = ?"
         rows: Iterable[Any]
         if keys is None:
@@ -409,9 +431,9 @@ class SQLiteTransaction:
                 raise ClaimsLost
         if batch.claims:
             self._executemany(
-                "INSERT OR REPLACE INTO memstate_claims (namespace, key, owner, expires, hooks) VALUES (?, ?, ?, ?, ?)",
+                sql.PUT_CLAIM,
                 [
-                    (self._namespace, claim.key, claim.owner, claim.expires, json.dumps(claim.hooks))
+                    (self._namespace, claim.key, claim.owner, claim.expires, _names(claim.hooks))
                     for claim in batch.claims
                 ],
             )
@@ -424,14 +446,7 @@ class SQLiteTransaction:
     def _write_entry(self, batch: Batch) -> int:
         entry = batch.entry
         assert entry is not None
-        changes = [
-            (
-                change.fact_id,
-                change.before.version if change.before is not None else 0,
-                change.after.version if change.after is not None else 0,
-            )
-            for change in batch.changes
-        ]
+        changes = ", ".join([_versions(change) for change in batch.changes])
         session = _session_key(entry.session_id)
         if entry.seq and self._execute("SELECT 1 FROM memstate_transactions WHERE seq = ?", (entry.seq,)).fetchone():
             raise taken_seq(entry.seq)
@@ -445,12 +460,12 @@ class SQLiteTransaction:
                 session,
                 entry.parent,
                 entry.head,
-                entry.operation.value,
+                str(entry.operation),
                 entry.actor,
                 entry.reason,
                 entry.mark,
                 entry.ts,
-                json.dumps(changes),
+                f"[{changes}]",
             ),
         ).lastrowid
         assert seq is not None
