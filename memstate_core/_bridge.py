@@ -164,7 +164,7 @@ class SyncRuntime:
 
     async def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
         result = function(*arguments)
-        if result is not None and inspect.isawaitable(result):
+        if hasattr(result, "__await__"):
             if inspect.iscoroutine(result):
                 result.close()
             raise HookError(f"{function!r} is asynchronous; a MemoryStore takes sync hooks: use AsyncMemoryStore")

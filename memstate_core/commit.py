@@ -1,10 +1,11 @@
 """How a plan becomes a fact: one storage transaction, or the five steps when hooks take part.
 
 With hooks, storage decides. *Prepare* computes the changes and lets the hooks embed; *claim* takes the facts in
-a short storage transaction; *apply* tells the hooks; *decide* writes facts, journal and head and drops the claims in
-one storage transaction, which is the commit. When anything fails, the hooks are given the committed state again; where
-even that fails the claims stay, and the facts are in doubt until :mod:`memstate_core.recovery` has healed them. This
-is two-phase commit with the storage as the last resource, as in ``transaction`` and ``zope.sqlalchemy``.
+a short storage transaction, or in the one that plans if there is nothing to embed; *apply* tells the hooks; *decide*
+writes facts, journal and head and drops the claims in one storage transaction, which is the commit. When anything
+fails, the hooks are given the committed state again; where even that fails the claims stay, and the facts are in doubt
+until :mod:`memstate_core.recovery` has healed them. This is two-phase commit with the storage as the last resource, as
+in ``transaction`` and ``zope.sqlalchemy``.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import Any, TypeVar
 from memstate_core._bridge import Interruption, Runtime
 from memstate_core.changes import Decode, to_change
 from memstate_core.delivery import deferred
-from memstate_core.errors import HookError, HookTimeoutError
+from memstate_core.errors import HookError
 from memstate_core.facts import Change, FactChange, StoredFact
 from memstate_core.hooks._adapter import HookAdapter
 from memstate_core.owners import owning
@@ -32,6 +33,7 @@ from memstate_core.protocols import (
 )
 from memstate_core.recovery import Recovery, busy
 from memstate_core.telemetry import count, is_observed, step
+from memstate_core.telling import apply, is_prepared, prepare
 
 logger = logging.getLogger("memstate.commit")
 
@@ -63,20 +65,26 @@ class Plan:
         return self.batch.changes
 
     @property
+    def is_claimed(self) -> bool:
+        """Whether its facts have been claimed for it."""
+        return self.batch.drop_claims_of is not None
+
+    @property
     def moves(self) -> bool:
         """Whether it moves the head, and so depends on where the head is."""
         return self.batch.restores
 
     def claim_keys(self) -> list[str]:
         """The keys that the transaction must own while hooks are told."""
-        keys = dict.fromkeys(f"fact:{change.fact_id}" for change in self.changes)
-        for change in self.changes:
-            for fact in change[:2]:
-                if fact is not None and fact.singleton is not None:
-                    keys[f"key:{fact.singleton}"] = None
-        if self.moves:
-            keys[self.session_key()] = None
-        return list(keys)
+        keys, places = [], []
+        for before, after, _ in self.batch.changes:
+            keys.append(f"fact:{(after or before).id}")  # type: ignore[union-attr]
+            places += [fact.singleton for fact in (before, after) if fact is not None and fact.singleton is not None]
+        if places:
+            keys += [f"key:{place}" for place in places]
+        if self.batch.restores:
+            keys.append(self.session_key())
+        return list(dict.fromkeys(keys))
 
     def session_key(self) -> str:
         return "session:" if self.session_id is None else f"session:={self.session_id}"
@@ -133,8 +141,8 @@ class Committer:
         pause = 0.001
         while True:
             try:
-                plan, told = await self._plan(planner)
-                if told and not await self._commit_with_hooks(plan, told):
+                plan = await self._try(planner)
+                if plan is None:
                     continue
                 if plan.position.claimed and self.hooks:
                     await self.recovery.heal_in_passing()  # what is claimed may be what a dead process left behind
@@ -151,12 +159,29 @@ class Committer:
                 await self.runtime.sleep(min(pause, deadline - now))
                 pause = min(pause * 2, 0.05)
 
-    def _plan(self, planner: Planner) -> Awaitable[tuple[Plan, list[Told]]]:
-        """The plan, and the hooks that take part, with what each is told; without any, the plan has been written."""
+    async def _try(self, planner: Planner) -> Plan | None:
+        """None: a hook failed whose place another one has taken, so that it is worth another try."""
+        if not self.hooks:
+            return (await self._plan(planner, None))[0]
+        if self.runtime.is_async:
+            # From planning to claiming it may be cancelled, so that these two are not one.
+            plan, told = await self._plan(planner, None)
+            return plan if not told or await self._commit_with_hooks(plan, told, None) else None
+        with owning() as owner:
+            plan, told = await self._plan(planner, owner)
+            return plan if not told or await self._commit_with_hooks(plan, told, owner) else None
 
-        # With hooks this writes nothing. But what is read here is read and changed again when it is written: a database
-        # has it in the writer's cache, and not in a reader's, which every commit empties.
+    async def _plan(self, planner: Planner, owner: str | None) -> tuple[Plan, list[Told]]:
+        """The plan, and the hooks that take part, with what each is told; without any, the plan has been written.
+
+        Where there is nothing to prepare, the ``owner`` has claimed the facts already.
+        """
+        claiming = False
+
+        # With hooks this writes no more than claims. But what is read here is read and changed again when it is
+        # written: a database has it in the writer's cache, and not in a reader's, which every commit empties.
         async def work(tx: StorageTransaction) -> tuple[Plan, list[Told]]:
+            nonlocal claiming
             plan = await planner(tx)
             told = self._told(plan) if self.hooks else []
             if not told:
@@ -165,57 +190,88 @@ class Committer:
                 if self.deferred_hooks:
                     plan.batch.deferred = deferred(self.deferred_hooks, plan.changes)
                 await tx.write(plan.batch)
-            else:
+            elif owner is None or not tx.is_serial or not all(is_prepared(hook, wanted) for hook, wanted in told):
                 plan.moment = tx.moment
+            else:
+                if plan.position.claimed:
+                    await refuse_held(tx, [*plan.claim_keys(), plan.session_key()])
+                claiming = True
+                with step("claim"):
+                    await self._write_claims(tx, plan, told, owner)
             return plan, told
 
-        return self.storage.write(self.namespace, work)
+        try:
+            return await self.storage.write(self.namespace, work)
+        except BaseException as error:
+            if claiming and owner is not None:
+                await self._release(owner, error)
+            raise
 
-    async def _commit_with_hooks(self, plan: Plan, told: Sequence[Told]) -> bool:
+    async def _commit_with_hooks(self, plan: Plan, told: Sequence[Told], owner: str | None) -> bool:
         """Steps 1 to 5; False: a hook failed whose place another one has taken, so that it is worth another try."""
         try:
-            await self._tell_and_decide(plan, told)
+            await self._tell_and_decide(plan, told, owner)
         except HookError as error:
             if error.in_doubt or all([await hook.latest(self.runtime) is hook for hook, _ in told]):
                 raise
             return False
         return True
 
-    async def _tell_and_decide(self, plan: Plan, told: Sequence[Told]) -> None:
-        batches = [(hook, wanted, await prepare(self.runtime, hook, wanted)) for hook, wanted in told]
+    async def _tell_and_decide(self, plan: Plan, told: Sequence[Told], owner: str | None) -> None:
+        batches = None if plan.is_claimed else await self._prepared(told)
 
         async def critical(interruption: Interruption) -> None:
-            started: list[Told] = []
-            with owning() as owner, self.runtime.keep_alive(lambda: self.recovery.renew(owner), self.lease / 3):
-                try:
-                    await self._claim(plan, owner, tuple([hook.name for hook, _ in told]))
-                    for hook, wanted, batch in batches:
-                        started.append((hook, wanted))
-                        await apply(self.runtime, hook, batch, len(wanted))
-                        interruption.check()
-                    await self._decide(plan)
-                except BaseException as error:
-                    if started or not isinstance(error, Held | Stale):  # those two of the claim left nothing behind
-                        with step("undo"):
-                            await self._compensate(plan, owner, started, error)
-                    raise
+            if owner is not None:
+                await self._own_and_decide(plan, told, batches, owner, interruption)
+            else:
+                with owning() as own:
+                    await self._own_and_decide(plan, told, batches, own, interruption)
 
         await self.runtime.shielded(critical)
+
+    async def _own_and_decide(
+        self, plan: Plan, told: Sequence[Told], batches: Sequence[Any] | None, owner: str, interruption: Interruption
+    ) -> None:
+        started: list[Told] = []
+        with self.runtime.keep_alive(lambda: self.recovery.renew(owner), self.lease / 3):
+            try:
+                if batches is None:
+                    batches = await self._prepared(told)
+                else:
+                    await self._claim(plan, told, owner)
+                for one, batch in zip(told, batches, strict=True):
+                    started.append(one)
+                    hook, wanted = one
+                    await apply(self.runtime, hook, batch, len(wanted))
+                    interruption.check()
+                await self._decide(plan)
+            except BaseException as error:
+                # Those two of the claim left nothing behind.
+                if started or plan.is_claimed or not isinstance(error, Held | Stale):
+                    with step("undo"):
+                        await self._compensate(plan, owner, started, error)
+                raise
+
+    async def _prepared(self, told: Sequence[Told]) -> list[Any]:
+        return [await prepare(self.runtime, hook, wanted) for hook, wanted in told]
 
     def _told(self, plan: Plan) -> list[Told]:
         changes = [to_change(change, self.decode) for change in plan.changes]
         return [(hook, wanted) for hook in self.hooks if (wanted := hook.wanted(changes))]
 
-    async def _claim(self, plan: Plan, owner: str, hooks: tuple[str, ...]) -> None:
-        expires = time.time() + self.lease
-        claims = [Claim(key, owner, expires, hooks) for key in plan.claim_keys()]
-
+    async def _claim(self, plan: Plan, told: Sequence[Told], owner: str) -> None:
         async def work(tx: StorageTransaction) -> None:
             await _check_ground(tx, plan)
-            await tx.write(Batch(claims=claims))
+            await self._write_claims(tx, plan, told, owner)
 
         with step("claim", again=(Held, Stale)):
             await self.storage.write(self.namespace, work)
+
+    async def _write_claims(self, tx: StorageTransaction, plan: Plan, told: Sequence[Told], owner: str) -> None:
+        expires = time.time() + self.lease
+        hooks = tuple([hook.name for hook, _ in told])
+        claims = [Claim(key, owner, expires, hooks) for key in plan.claim_keys()]
+        await tx.write(Batch(claims=claims))
         plan.batch.drop_claims_of, plan.batch.dropped = owner, len(claims)
 
     async def _decide(self, plan: Plan) -> None:
@@ -358,35 +414,3 @@ async def _check_ground(tx: StorageTransaction, plan: Plan) -> None:
         ids = {change.fact_id for change in plan.changes}
         if any(holder.id not in ids for holder in (await tx.holders(places)).values()):
             raise Stale
-
-
-async def prepare(runtime: Runtime, hook: HookAdapter, changes: list[Change]) -> Any:
-    """What the hook's ``apply`` is to be given."""
-    if hook.prepare is None:
-        return changes
-    try:
-        with step("prepare", hook=hook.name, changes=len(changes)):
-            return await runtime.call(hook.prepare, changes)
-    except Exception as error:
-        raise hook_error(hook, "prepare", len(changes), error) from error
-
-
-async def apply(runtime: Runtime, hook: HookAdapter, batch: Any, changes: int) -> None:
-    try:
-        with step("apply", hook=hook.name, changes=changes):
-            await runtime.call(hook.apply, batch)
-    except Exception as error:
-        raise hook_error(hook, "apply", changes, error) from error
-
-
-def hook_error(hook: HookAdapter, operation: str, changes: int, error: Exception) -> HookError:
-    kind = HookTimeoutError if isinstance(error, TimeoutError) else HookError
-    reason = str(error) or type(error).__name__
-    if not isinstance(error, HookError):
-        reason = f"{type(error).__name__}: {reason}"
-    return kind(
-        f"hook {hook.name!r} failed to {operation} {changes} change{'' if changes == 1 else 's'}, "
-        f"so the transaction was undone: {reason}",
-        hook=hook.name,
-        operation=operation,
-    )

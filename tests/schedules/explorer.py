@@ -125,6 +125,13 @@ class _Hook:
                 self._world.index[change.fact_id] = change.after.version, dict(change.after.payload)
 
 
+class _PreparingHook(_Hook):
+    """One for which facts are claimed by a step of its own."""
+
+    def prepare(self, changes: Sequence[Change]) -> Sequence[Change]:
+        return changes
+
+
 @dataclass
 class Call:
     """A call under way: whom it claimed as, and how it ended."""
@@ -142,8 +149,11 @@ class Call:
 class World:
     """A storage, an index, and calls on them that stop before each of their steps."""
 
-    def __init__(self, registry: SchemaRegistry, calls: Sequence[Doing], before: World | None = None) -> None:
+    def __init__(
+        self, registry: SchemaRegistry, calls: Sequence[Doing], before: World | None = None, *, prepares: bool = False
+    ) -> None:
         self._registry = registry
+        self._hook = _PreparingHook if prepares else _Hook
         self.memory = InMemoryStorage()
         self.index: Content = {}
         if before is not None:
@@ -168,7 +178,7 @@ class World:
             lease=_FOREVER,
             claim_timeout=_FOREVER,
         )
-        engine.add_hook(HookAdapter(_Hook(self)))
+        engine.add_hook(HookAdapter(self._hook(self)))
         await engine.ready()
         self.ready = True
         return await call(engine)

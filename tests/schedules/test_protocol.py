@@ -137,11 +137,11 @@ def check_end(world: World) -> tuple[str, ...]:
     return tuple(str(entry.reason) for entry in made)
 
 
-def explored(pair: str, faults: list[str], fallible: Sequence[int] = (0, 1, 2)) -> Explored:
+def explored(pair: str, prepares: bool, faults: list[str], fallible: Sequence[int] = (0, 1, 2)) -> Explored:
     registry, before = prepared()
     calls = [*PAIRS[pair], recover]
     return explore(
-        lambda: World(registry, calls, before),
+        lambda: World(registry, calls, before, prepares=prepares),
         faults=faults,
         fallible=fallible,
         always=check_always,
@@ -149,14 +149,16 @@ def explored(pair: str, faults: list[str], fallible: Sequence[int] = (0, 1, 2)) 
     )
 
 
+@pytest.mark.parametrize("prepares", [False, True])
 @pytest.mark.parametrize("pair", PAIRS)
-def test_one_dies_or_its_index_refuses(pair: str) -> None:
-    found = explored(pair, ["die", "fail"])
+def test_one_dies_or_its_index_refuses(pair: str, prepares: bool) -> None:
+    found = explored(pair, prepares, ["die", "fail"])
     assert found.outcomes == OUTCOMES.get(pair, ANY_ORDER)
     assert found.ends > len(found.outcomes)
 
 
-def test_one_is_paused_beyond_its_lease() -> None:
+@pytest.mark.parametrize("prepares", [False, True])
+def test_one_is_paused_beyond_its_lease(prepares: bool) -> None:
     """It wakes, and finds that its facts are not its own any more."""
-    found = explored(PAUSED, ["lapse"], [0])
+    found = explored(PAUSED, prepares, ["lapse"], [0])
     assert found.outcomes == {("first", "second"), ("second", "first")}

@@ -15,6 +15,10 @@ FACT_OF_F: Final = ", ".join(f"f.{name}" for name in (*_WITHOUT_ORDINAL, "row"))
 ENTRY: Final = "t.seq, t.session_id, t.parent, t.head, t.operation, t.actor, t.reason, t.mark, t.ts, t.changes"
 
 SELECT_FACT: Final = f"SELECT {FACT} FROM memstate_facts WHERE namespace = ? AND id = ?"
+# A fact that is read to be changed, with the highest version of it that is not the current one.
+SELECT_FACT_AND_LATEST: Final = SELECT_FACT.replace(
+    " FROM", ", (SELECT max(version) FROM memstate_versions WHERE namespace = ? AND id = ?) FROM"
+)
 SELECT_VERSION: Final = f"""
     SELECT {FACT} FROM memstate_versions WHERE namespace = ? AND id = ? AND version = ?
     UNION ALL SELECT {FACT} FROM memstate_facts WHERE namespace = ? AND id = ? AND version = ?
@@ -51,6 +55,7 @@ SELECT_POSITION: Final = """
     LEFT JOIN memstate_sessions s ON s.namespace = ? AND s.session = ?
     LEFT JOIN memstate_generations g ON g.namespace = ?
 """
+SELECT_ENTRY: Final = f"SELECT {ENTRY} FROM memstate_transactions t WHERE seq = ? AND namespace = ?"
 SELECT_LINE: Final = f"""
     WITH RECURSIVE line (seq, parent, place) AS (
         SELECT seq, parent, 1 FROM memstate_transactions WHERE seq = ? AND namespace = ? AND seq > ?

@@ -46,7 +46,7 @@ def _session_key(session_id: str | None) -> str:
 
 def _entry(row: Sequence[Any]) -> Entry:
     seq, session_id, parent, head, operation, actor, reason, mark, ts, changes = row
-    versions = tuple(ChangedVersions(*change) for change in from_json(changes))
+    versions = tuple([ChangedVersions(*change) for change in from_json(changes)])
     return Entry(seq, session_id, parent, seq if head is None else head, operation, actor, reason, mark, ts, versions)
 
 
@@ -85,6 +85,8 @@ class SQLiteTransaction:
         self._is_checked = False
         self.has_read_outbox = False
         self._batch: Batch | None = None
+        # The fact that was read last, and its latest version before the current one, if any.
+        self._latest: tuple[str, int | None] = "", None
 
     def begin(self) -> None:
         """Begin to write."""
@@ -109,6 +111,8 @@ class SQLiteTransaction:
 
     async def facts(self, ids: Sequence[str]) -> dict[str, StoredFact]:
         if len(ids) == 1:
+            if self._known is not None:
+                return self._fact_to_be_changed(ids[0])
             row = self._execute(sql.SELECT_FACT, (self._namespace, ids[0])).fetchone()
             return {} if row is None else {row[0]: StoredFact._make(row)}
         if not ids:
@@ -116,8 +120,17 @@ class SQLiteTransaction:
         rows = self._execute(sql.SELECT_FACTS, (self._namespace, json.dumps(list(ids))))
         return {row[0]: StoredFact._make(row) for row in rows}
 
+    def _fact_to_be_changed(self, fact_id: str) -> dict[str, StoredFact]:
+        row = self._execute(sql.SELECT_FACT_AND_LATEST, (self._namespace, fact_id) * 2).fetchone()
+        if row is None:
+            return {}
+        self._latest = fact_id, row[-1]
+        return {fact_id: StoredFact._make(row[:-1])}
+
     async def latest_versions(self, ids: Sequence[str]) -> dict[str, int]:
         if len(ids) == 1:
+            if ids[0] == self._latest[0]:
+                return {ids[0]: self._latest[1]} if self._latest[1] else {}
             version = self._execute(sql.SELECT_LATEST, (self._namespace, ids[0])).fetchone()[0]
             return {ids[0]: version} if version else {}
         return dict(self._execute(sql.SELECT_LATEST_OF_MANY, (self._namespace, json.dumps(list(ids)))).fetchall())
@@ -239,6 +252,8 @@ class SQLiteTransaction:
     async def line(self, seq: int, *, above: int = 0, limit: int | None = None) -> list[Entry]:
         if limit == 0 or seq <= above:
             return []
+        if limit == 1:
+            return [_entry(row) for row in self._execute(sql.SELECT_ENTRY, (seq, self._namespace))]
         rows = self._execute(
             sql.SELECT_LINE, (seq, self._namespace, above, above, _UNLIMITED if limit is None else limit)
         )
