@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,7 +16,6 @@ from benchmarks.fault_rows import Row, rows
 from benchmarks.injection import NowAndThen, Steps, Unreachable
 from benchmarks.trials import Counts, Trials
 from memstate_core.commit import Committer
-from memstate_core.protocols import Batch
 from memstate_core.recovery import Recovery
 
 pytestmark = pytest.mark.no_cover  # what is measured is watched elsewhere
@@ -126,11 +124,14 @@ def test_memstate_that_recovers_nothing_is_seen(title: str, tmp_path: Path, monk
 def test_a_writer_that_does_not_see_that_it_was_recovered_is_seen(memory: Trials, monkeypatch: pytest.MonkeyPatch):
     """A recovery that spares no live writer alone is survived: the writer begins again."""
 
-    def without_check(batch: Batch, **changes) -> Batch:
-        return replace(batch, **{**changes, "dropped": None})
+    decide = Committer._decide
+
+    async def decide_without_check(self, plan) -> None:
+        plan.batch.dropped = None
+        await decide(self, plan)
 
     monkeypatch.setattr("memstate_core.recovery.is_abandoned", lambda claim: True)
-    monkeypatch.setattr("memstate_core.commit.replace", without_check)
+    monkeypatch.setattr(Committer, "_decide", decide_without_check)
     row = ROWS["recovery at every step of a live writer"]
     assert any(counts.wrong for counts in attempted(row, memory))
 
