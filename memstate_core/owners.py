@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import os
 import sys
 from contextvars import ContextVar
@@ -62,13 +63,25 @@ def _process(pid: int) -> str:
     return f"{_host()}|{pid}|{started or ''}"
 
 
+@functools.lru_cache(maxsize=4)
+def _names(pid: int) -> str:
+    """What the names of a process's owners begin with; random, as not every system tells one process from another."""
+    return f"{_process(pid)}|{os.urandom(16).hex()}"
+
+
+_numbers: Final = itertools.count()
+if hasattr(os, "register_at_fork"):  # a child may get the id of an ancestor that has ended
+    os.register_at_fork(after_in_child=_process.cache_clear)
+    os.register_at_fork(after_in_child=_names.cache_clear)
+
+
 class owning:
     """A name under which one transaction of this process claims facts, for as long as the block runs."""
 
     __slots__ = ("_owner", "_token")
 
     def __enter__(self) -> str:
-        self._owner = owner = f"{_process(os.getpid())}|{os.urandom(16).hex()}"
+        self._owner = owner = f"{_names(os.getpid())}.{next(_numbers)}"
         _alive.add(owner)
         self._token = _behind.set((*_behind.get(), owner))
         return owner

@@ -74,6 +74,18 @@ def _marks(count: int, mark: str = "?") -> str:
 class SQLiteTransaction:
     """One transaction on one connection; nothing in it ever suspends. ``known`` is what need not be read."""
 
+    __slots__ = (
+        "_batch",
+        "_connection",
+        "_execute",
+        "_executemany",
+        "_is_checked",
+        "_known",
+        "_latest",
+        "_namespace",
+        "has_read_outbox",
+    )
+
     is_serial = True
 
     def __init__(self, connection: sqlite3.Connection, namespace: str, known: Known | None = None) -> None:
