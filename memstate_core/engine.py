@@ -221,7 +221,7 @@ class Engine:
 
     def patch(self, fact_id: str, patch: Mapping[str, Any], deep: bool, expected_version: int | None) -> Patch:
         check_identifier("fact_id", fact_id)
-        if not isinstance(patch, Mapping):
+        if not isinstance(patch, (dict, Mapping)):  # a dict is soon told, and mostly it is one
             raise ValidationFailed(f"a patch is a dict of the fields to change, not {patch!r}")
         return Patch(fact_id, patch, deep, count_or_none("expected_version", expected_version))
 

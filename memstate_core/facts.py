@@ -113,8 +113,10 @@ class StoredFact(NamedTuple):
         }
 
     def to_fact(self, payload: dict[str, Any] | None = None) -> Fact:
-        data = self.to_dict(payload)
-        return Fact(**{**data, "ts": datetime.fromisoformat(self.ts)})
+        id_, typename, stored, source, session_id, ts, version, ephemeral, _, _, _ = self
+        if payload is None:
+            payload = from_json(stored)
+        return Fact(typename, payload, id_, source, session_id, datetime.fromisoformat(ts), version, bool(ephemeral))
 
 
 class IndexEntry(NamedTuple):

@@ -339,16 +339,21 @@ async def _existing(space: Workspace, fact_id: str) -> StoredFact:
 async def _rewrite(space: Workspace, fact: StoredFact, text: str) -> None:
     """Give a fact a new payload, in its session and place in the order."""
     schema = space.registry.get(fact.type)
-    place, fields = space.describe(fact.type, from_json(text), fact.session_id)
-    await _check_place(space, fact.id, place)
-    written = fact._replace(
-        payload=text,
-        ts=space.ts,
-        version=await space.next_version(fact.id),
-        schema_version=schema.definition.schema_version if schema else fact.schema_version,
-        singleton=place,
+    id_, typename, _, source, session_id, _, _, ephemeral, schema_version, _, ordinal = fact
+    place: str | None = None
+    fields: tuple[IndexEntry, ...] = ()
+    if space.definition(typename).indexed:
+        place, fields = space.describe(typename, from_json(text), session_id)
+        await _check_place(space, id_, place)
+    version = await space.next_version(id_)
+    if schema is not None:
+        schema_version = schema.definition.schema_version
+    space.put(
+        StoredFact(
+            id_, typename, text, source, session_id, space.ts, version, ephemeral, schema_version, place, ordinal
+        ),
+        fields,
     )
-    space.put(written, fields)
 
 
 @dataclass(frozen=True, slots=True)

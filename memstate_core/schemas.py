@@ -143,7 +143,7 @@ class Schema:
 
         :raises ValidationFailed: it does not fit the model, or is not JSON.
         """
-        if not isinstance(payload, Mapping):
+        if not isinstance(payload, (dict, Mapping)):  # a dict is soon told, and mostly it is one
             raise not_an_object(self.typename, payload)
         given = json_of(self.typename, dict(payload))
         reject_non_finite(self.typename, payload, given)
