@@ -64,11 +64,11 @@ class TestStorageFaults(StoreTests):
 
     @pytest.mark.parametrize("act", ACTS)
     async def test_with_hooks(self, stores: Stores, act: str) -> None:
-        assert await self.tried(stores, act) >= 9  # three calls at the least: plan, claim, decide
+        assert await self.tried(stores, act) >= 6  # two calls at the least: plan and claim, decide
 
     @pytest.mark.parametrize("act", ["commit", "block", "rollback", "discard"])
     async def test_an_outage(self, stores: Stores, act: str) -> None:
-        assert await self.tried(stores, act, lasting=True) >= 9
+        assert await self.tried(stores, act, lasting=True) >= 6
 
     @pytest.mark.parametrize("act", ACTS)
     async def test_without_hooks(self, stores: Stores, act: str) -> None:
@@ -79,7 +79,7 @@ class TestStorageFaults(StoreTests):
         [("block", False, 1), ("block", True, 2), ("rollback", False, 2), ("rollback", True, 1)],
     )
     async def test_when_a_hook_fails_too(self, stores: Stores, act: str, lasting: bool, hook_fails: int) -> None:
-        assert await self.tried(stores, act, lasting=lasting, hook_fails=hook_fails) >= 9
+        assert await self.tried(stores, act, lasting=lasting, hook_fails=hook_fails) >= 6
 
     async def test_a_fault_while_healing(self, stores: Stores) -> None:
         storage = FaultyStorage(stores.storages.new())
