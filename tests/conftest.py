@@ -7,8 +7,9 @@ import gc
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -79,10 +80,14 @@ def pytest_configure(config: pytest.Config) -> None:
     watch(config)
 
 
-def pytest_collection_finish() -> None:
-    """Whoever collects garbage from now on need not look through all the tests."""
-    gc.collect()
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, Any, Any]:
+    """Nothing becomes garbage while tests are collected, and who looks for it later need not look through them."""
+    gc.disable()
+    result = yield
     gc.freeze()
+    gc.enable()
+    return result
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
