@@ -284,11 +284,20 @@ class World:
 
 
 def _where(coroutine: Any) -> list[Any]:
-    """The places at which the coroutines of a call wait for each other, and their variables."""
+    """The places at which the coroutines of a call wait for each other, and their variables.
+
+    Most of these are handed on from one to the next; who has what another has is told its number instead, as to write
+    everything out once takes most of the time already.
+    """
     frames: list[Any] = []
+    numbers: dict[int, int] = {}
     while coroutine is not None and getattr(coroutine, "cr_frame", None) is not None:
         frame = coroutine.cr_frame
-        known = {name: value for name, value in frame.f_locals.items() if name not in _NOT_LOOKED_AT}
+        known: list[Any] = []
+        for name, value in frame.f_locals.items():
+            if name not in _NOT_LOOKED_AT:
+                number = numbers.setdefault(id(value), len(numbers))
+                known.append((name, value) if number == len(numbers) - 1 else (name, "the same as", number))
         frames.append((frame.f_code.co_qualname, frame.f_lasti, known))
         coroutine = coroutine.cr_await
     return frames
