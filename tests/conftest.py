@@ -80,6 +80,13 @@ def pytest_configure(config: pytest.Config) -> None:
     watch(config)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """One process runs all the programs: to import what they do takes as long as many of them."""
+    for item in items:
+        if "programs" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.xdist_group("programs"))
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Generator[None, Any, Any]:
     """Nothing becomes garbage while tests are collected, and who looks for it later need not look through them."""
