@@ -20,8 +20,6 @@ from memstate_core.commit import Committer
 from memstate_core.protocols import Batch
 from memstate_core.recovery import Recovery
 
-pytestmark = pytest.mark.no_cover  # what is measured is watched elsewhere
-
 ROWS = {row.title: row for row in rows(100)}
 # Dual writes survive these; they have nothing that the last two could break.
 SURVIVED = {
