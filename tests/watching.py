@@ -24,6 +24,8 @@ _STORAGES = (
     "odd_names",
     "values",
 )
+# Of what only an asynchronous store has, on memory too.
+_AWAITED = "memory-async"
 # What the core imports and takes long.
 _VENDORS = ("chromadb", "hypothesis", "qdrant_client", "sqlalchemy.ext.asyncio")
 _FLAVOURED = ("-sync", "-async")
@@ -45,8 +47,9 @@ def _is_watched(test: str) -> bool:
     if file.startswith(_UNWATCHED):
         return False
     if file.startswith("tests/conformance/") and any(one in parameters for one in _FLAVOURED):
-        of_storages = file.removeprefix("tests/conformance/test_").removesuffix(".py") in _STORAGES
-        return parameters.startswith(_WATCHED if of_storages else _WATCHED[0])
+        name = file.removeprefix("tests/conformance/test_").removesuffix(".py")
+        watched = _WATCHED if name in _STORAGES else _AWAITED if name == "cancelling" else _WATCHED[0]
+        return parameters.removeprefix("plain-").removeprefix("hooks-").startswith(watched)
     return not (file.startswith("tests/hooks/") and "async" in parameters)
 
 
