@@ -14,6 +14,7 @@ import pickle
 import re
 import types
 from collections.abc import Callable, Coroutine, Generator, Iterator, Sequence
+from contextvars import Context
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property, partial
@@ -130,6 +131,7 @@ class Call:
     """A call under way: whom it claimed as, and how it ended."""
 
     coroutine: Coroutine[Any, Any, Any]
+    context: Context = field(default_factory=Context)  # as every task has its own
     owners: list[str] = field(default_factory=list)
     at: str = "start"
     dead: bool = False
@@ -230,7 +232,8 @@ class World:
         if call.at == "sleep":
             call.tried_on = self._shared()
         try:
-            call.at = call.coroutine.throw(refusal) if refusal else call.coroutine.send(None)
+            go_on = partial(call.coroutine.throw, refusal) if refusal else partial(call.coroutine.send, None)
+            call.at = call.context.run(go_on)
         except StopIteration as end:
             call.ended, call.result = True, end.value
         except Exception as error:
@@ -279,7 +282,7 @@ class World:
         self.over = True
         for call in self.calls:
             with contextlib.suppress(Over):
-                call.coroutine.close()
+                call.context.run(call.coroutine.close)
             owners._alive.difference_update(call.owners)
 
 
