@@ -1,6 +1,4 @@
-"""Servers for a whole session, started when a test first asks for one (with xdist, every worker has its own), and what
-coverage watches.
-"""
+"""Servers for a whole session, started when a test first asks for one (with xdist, every worker has its own)."""
 
 from __future__ import annotations
 
@@ -9,8 +7,9 @@ import gc
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -18,6 +17,7 @@ import sqlalchemy as sa
 from tests.forking import ForkServer
 from tests.schemas import Schemas
 from tests.servers import Databases, GivenRedis, RedisServer, shared_postgres, shared_redis
+from tests.watching import watch
 
 
 @pytest.fixture(scope="session")
@@ -76,55 +76,25 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     return wheel, sdist
 
 
-# Coverage makes what it watches take twice as long, so it watches every rule once, on memory; of what depends on the
-# storage, each storage once; of the indexes' flavours, those that are not awaited; and nothing that tests more than the
-# core.
-_WATCHED = ("memory-sync", "sqlite-file-async", "postgres-async", "redis-sync")
-_STORAGES = (
-    "storage_protocol",
-    "storage_faults",
-    "records",
-    "reading",
-    "claims",
-    "outbox",
-    "opening",
-    "odd_names",
-    "values",
-)
-_FLAVOURED = ("-sync", "-async")
-_UNWATCHED = (
-    "faults",
-    "schedules",
-    "langchain",
-    "langgraph",
-    "demo/test_locomo.py",
-    "test_benchmarks.py",
-    "test_fault_matrix.py",
-    "test_notebooks.py",
-)
+def pytest_configure(config: pytest.Config) -> None:
+    watch(config)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    here = Path(__file__).parent
-
-    def is_watched(item: pytest.Item) -> bool:
-        _, _, parameters = item.nodeid.partition("[")
-        if any(item.path.is_relative_to(here / room) for room in _UNWATCHED):
-            return False
-        if item.path.is_relative_to(here / "conformance") and any(one in parameters for one in _FLAVOURED):
-            watched = _WATCHED if item.path.stem.removeprefix("test_") in _STORAGES else _WATCHED[:1]
-            return any(parameters.startswith(one) for one in watched)
-        return not (item.path.is_relative_to(here / "hooks") and "async" in parameters)
-
+    """One process runs all the programs: to import what they do takes as long as many of them."""
     for item in items:
-        if not is_watched(item):
-            item.add_marker(pytest.mark.no_cover)
+        if "programs" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.xdist_group("programs"))
 
 
-def pytest_collection_finish() -> None:
-    """Whoever collects garbage from now on need not look through all the tests."""
-    gc.collect()
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, Any, Any]:
+    """Nothing becomes garbage while tests are collected, and who looks for it later need not look through them."""
+    gc.disable()
+    result = yield
     gc.freeze()
+    gc.enable()
+    return result
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -18,8 +18,6 @@ from benchmarks.trials import Counts, Trials
 from memstate_core.commit import Committer
 from memstate_core.recovery import Recovery
 
-pytestmark = pytest.mark.no_cover  # what is measured is watched elsewhere
-
 ROWS = {row.title: row for row in rows(100)}
 # Dual writes survive these; they have nothing that the last two could break.
 SURVIVED = {

@@ -22,7 +22,7 @@ CHROMA_PORT = 8000
 
 @pytest.fixture(scope="module")
 def default_chroma_server() -> Iterator[None]:
-    """A Chroma server where ``chromadb.AsyncHttpClient()`` looks for one."""
+    """A Chroma server where ``chromadb.AsyncHttpClient()`` looks for one; one process runs all who use it."""
     with socket.socket() as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -48,7 +48,6 @@ def test_program(snippet: Snippet, tmp_path: Path, programs: ForkServer) -> None
     run(snippet, tmp_path, programs)
 
 
-@pytest.mark.xdist_group("port-8000")
 @pytest.mark.parametrize("snippet", ONLINE, ids=str)
 @pytest.mark.usefixtures("default_chroma_server")
 def test_program_with_chroma_server(snippet: Snippet, tmp_path: Path, programs: ForkServer) -> None:

@@ -29,6 +29,7 @@ from tests.forking import Log, read_log
 SESSIONS = ["a", "b", None]
 IDS = [f"note-{number}" for number in range(6)]
 WORDS = ["amber", "birch", "cedar", "dune", "ember", "fjord", "grove", "heath"]
+_SETTINGS = Settings(anonymized_telemetry=False)  # to make them anew takes half as long as to open a database
 
 
 @dataclass
@@ -65,7 +66,7 @@ class Files:
         return hook
 
     def _chroma(self) -> Any:
-        return chromadb.PersistentClient(self.directory / "chroma", Settings(anonymized_telemetry=False))
+        return chromadb.PersistentClient(self.directory / "chroma", _SETTINGS.model_copy())
 
     def check_index(self, facts: dict[str, Image]) -> None:
         """The index, looked at past the store, has what the facts say."""
@@ -328,7 +329,17 @@ def be_killed_in_recovery(directory: str, use: str, point: str | None, n: int) -
     Log(files.directory / "points").write(at.passed)
 
 
-def check_left(directory: str, use: str, expected: str) -> None:
+def check_left(killed: Sequence[tuple[str, str, str]]) -> None:
+    """Look at what killed processes left, each in a directory of its own: see :func:`_check_left`."""
+    for one in killed:
+        try:
+            _check_left(*one)
+        except BaseException as error:
+            error.add_note(f"directory, use, expected: {one}")
+            raise
+
+
+def _check_left(directory: str, use: str, expected: str) -> None:
     """Check that the operation in flight happened (``"done"``), or did not, and that nothing is left of it."""
     files = Files(Path(directory))
     log = Log(files.log)

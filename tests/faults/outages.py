@@ -24,6 +24,8 @@ from tests.forking import Log
 
 # How long what a dead server has left behind is in the way.
 LEASE = 1.0
+# Of a client between two calls: without it they wait for a processor, not for the server.
+PAUSE = 0.005
 COUNTERS = ["counter 0", "counter 1"]
 NO_INDEX = "no index"
 DELIVERIES = [NO_INDEX, "commit", "deferred"]
@@ -97,6 +99,7 @@ async def _be_a_client(directory: str, number: int, delivery: str, is_async: boo
         except TransientError as error:
             log.write({"error": str(error)})
             await asyncio.sleep(0.01)
+        await asyncio.sleep(PAUSE)
 
 
 async def _count(store: Face, rng: random.Random, session: str, reason: str) -> bool:

@@ -92,12 +92,13 @@ def test_killed_at_every_step(case: str, processes: ForkServer, tmp_path: Path) 
     assert {"claim: committed", "apply: done", "decide: written", "decide: committed"} <= {point for point, _ in points}
     claimed = points.index(("claim: committed", 1)) + 1
     assert ("apply: half done", 1) in points or case in ("commit", "commit a singleton", "update", "delete")
+    killed = []
     for number, (point, n) in enumerate(points, start=1):
         directory = shutil.copytree(begun, tmp_path / str(number))
         assert processes.start("kills:be_killed_in", directory, case, point, n, False).wait() == -9, (point, n)
         assert bool(inspection.claims(directory / "memory.db")) is (number >= claimed and point not in COMMITTED)
-        use = list(USES)[number % len(USES)]
-        processes.run("kills:check_left", directory, use, "done" if point in COMMITTED else "undone")
+        killed.append((directory, list(USES)[number % len(USES)], "done" if point in COMMITTED else "undone"))
+    processes.run("kills:check_left", killed)
 
 
 @pytest.mark.parametrize("case", ["block", "promote", "rollback"])
@@ -107,11 +108,13 @@ def test_killed_while_undoing_what_a_hook_refused(case: str, processes: ForkServ
     applied = points.index(("apply: done", 1))
     undoing = points[applied + 1 :]
     assert {"apply: half done", "apply: done", "release: written", "release: committed"} <= {p for p, _ in undoing}
+    killed = []
     for number, (point, n) in enumerate(undoing, start=1):
         directory = shutil.copytree(begun, tmp_path / str(number))
         assert processes.start("kills:be_killed_in", directory, case, point, n, True).wait() == -9, (point, n)
         assert bool(inspection.claims(directory / "memory.db")) is (point != "release: committed")
-        processes.run("kills:check_left", directory, list(USES)[number % len(USES)], "undone")
+        killed.append((directory, list(USES)[number % len(USES)], "undone"))
+    processes.run("kills:check_left", killed)
 
 
 @pytest.mark.parametrize("left_at", ["claim: committed", "apply: half done", "decide: written"])
@@ -122,11 +125,13 @@ def test_killed_while_healing(left_at: str, processes: ForkServer, tmp_path: Pat
         processes, shutil.copytree(left, tmp_path / "0"), "kills:be_killed_in_recovery", "recover", None, 0
     )
     assert {"claim: written", "apply: half done", "apply: done", "release: written"} <= {point for point, _ in points}
+    killed = []
     for number, (point, n) in enumerate(points, start=1):
         directory = shutil.copytree(left, tmp_path / str(number))
         use = list(USES)[number % 6]  # not the last one, whose storage says nothing of where it is
         assert processes.start("kills:be_killed_in_recovery", directory, use, point, n).wait() == -9, (point, n)
-        processes.run("kills:check_left", directory, "recover", "undone")
+        killed.append((directory, "recover", "undone"))
+    processes.run("kills:check_left", killed)
 
 
 def _begun(processes: ForkServer, tmp_path: Path, case: str) -> Path:

@@ -7,7 +7,6 @@ import inspect
 import tempfile
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import chromadb
@@ -22,15 +21,18 @@ from memstate_core.testing.hooks import scan
 from tests.servers import chroma_server, qdrant_server
 from tests.servers.processes import memory_directory
 
+# Made once, as that takes longer than many tests, and copied, as clients write into them.
+_SETTINGS = Settings(anonymized_telemetry=False)
+
 
 def settings() -> Settings:
     """All clients of Chroma's that are embedded in a process must have the same."""
-    return Settings(anonymized_telemetry=False)
+    return _SETTINGS.model_copy()
 
 
 def remote_settings() -> Settings:
     """Without certificates, which no server here has, and which take longer to read than most tests."""
-    return Settings(anonymized_telemetry=False, chroma_server_ssl_verify=False)
+    return _SETTINGS.model_copy(update={"chroma_server_ssl_verify": False})
 
 
 class Awaited:
@@ -91,12 +93,19 @@ def chroma_address() -> Iterator[tuple[str, int]]:
         yield address
 
 
-async def opened_chroma(flavour: str, request: pytest.FixtureRequest, path: Path) -> Chroma:
+@pytest.fixture(scope="session")
+def chroma_directory() -> Iterator[str]:
+    """Of one database for all tests; to make it takes longer than most of them."""
+    with tempfile.TemporaryDirectory(dir=memory_directory()) as directory:
+        yield directory
+
+
+async def opened_chroma(flavour: str, request: pytest.FixtureRequest) -> Chroma:
     client: Any
     if flavour == "ephemeral":
         client = chromadb.EphemeralClient(settings())
     elif flavour == "persistent":
-        client = chromadb.PersistentClient(str(path), settings())
+        client = chromadb.PersistentClient(request.getfixturevalue("chroma_directory"), settings())
     else:
         host, port = request.getfixturevalue("chroma_address")
         if flavour == "http":
@@ -107,8 +116,8 @@ async def opened_chroma(flavour: str, request: pytest.FixtureRequest, path: Path
 
 
 @pytest.fixture(params=["ephemeral", "persistent", "http", "async http"])
-async def chroma(request: pytest.FixtureRequest, tmp_path: Path) -> Chroma:
-    return await opened_chroma(request.param, request, tmp_path)
+async def chroma(request: pytest.FixtureRequest) -> Chroma:
+    return await opened_chroma(request.param, request)
 
 
 @pytest.fixture
@@ -209,10 +218,10 @@ EMBEDDED = ["chroma ephemeral", "qdrant memory"]
 
 
 @pytest.fixture(params=[*CHROMA, *QDRANT])
-async def place(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Chroma | Qdrant]:
+async def place(request: pytest.FixtureRequest) -> AsyncIterator[Chroma | Qdrant]:
     vendor, _, flavour = request.param.partition(" ")
     if vendor == "chroma":
-        yield await opened_chroma(flavour, request, tmp_path)
+        yield await opened_chroma(flavour, request)
     else:
         async with opened_qdrant(flavour, request) as opened:
             yield opened

@@ -14,6 +14,7 @@ import pickle
 import re
 import types
 from collections.abc import Callable, Coroutine, Generator, Iterator, Sequence
+from contextvars import Context
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property, partial
@@ -137,6 +138,7 @@ class Call:
     """A call under way: whom it claimed as, and how it ended."""
 
     coroutine: Coroutine[Any, Any, Any]
+    context: Context = field(default_factory=Context)  # as every task has its own
     owners: list[str] = field(default_factory=list)
     at: str = "start"
     dead: bool = False
@@ -240,7 +242,8 @@ class World:
         if call.at == "sleep":
             call.tried_on = self._shared()
         try:
-            call.at = call.coroutine.throw(refusal) if refusal else call.coroutine.send(None)
+            go_on = partial(call.coroutine.throw, refusal) if refusal else partial(call.coroutine.send, None)
+            call.at = call.context.run(go_on)
         except StopIteration as end:
             call.ended, call.result = True, end.value
         except Exception as error:
@@ -289,16 +292,25 @@ class World:
         self.over = True
         for call in self.calls:
             with contextlib.suppress(Over):
-                call.coroutine.close()
+                call.context.run(call.coroutine.close)
             owners._alive.difference_update(call.owners)
 
 
 def _where(coroutine: Any) -> list[Any]:
-    """The places at which the coroutines of a call wait for each other, and their variables."""
+    """The places at which the coroutines of a call wait for each other, and their variables.
+
+    Most of these are handed on from one to the next; who has what another has is told its number instead, as to write
+    everything out once takes most of the time already.
+    """
     frames: list[Any] = []
+    numbers: dict[int, int] = {}
     while coroutine is not None and getattr(coroutine, "cr_frame", None) is not None:
         frame = coroutine.cr_frame
-        known = {name: value for name, value in frame.f_locals.items() if name not in _NOT_LOOKED_AT}
+        known: list[Any] = []
+        for name, value in frame.f_locals.items():
+            if name not in _NOT_LOOKED_AT:
+                number = numbers.setdefault(id(value), len(numbers))
+                known.append((name, value) if number == len(numbers) - 1 else (name, "the same as", number))
         frames.append((frame.f_code.co_qualname, frame.f_lasti, known))
         coroutine = coroutine.cr_await
     return frames

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from urllib.request import urlopen
 
-from tests.servers.processes import Place, Port, Server, running
+from tests.servers.processes import Place, Port, Server, memory_directory, running
 
 
 class ChromaServer(Server):
@@ -44,5 +44,7 @@ def chroma_server(*, port: int | None = None) -> Iterator[tuple[str, int]]:
     with contextlib.ExitStack() as stack:
         if port is None:
             port = stack.enter_context(Port()).number
-        server = stack.enter_context(running(ChromaServer(stack.enter_context(Place("chroma")), port)))
+        # Every request that writes waits for its disk, several times.
+        place = stack.enter_context(Place("chroma", parent=memory_directory()))
+        server = stack.enter_context(running(ChromaServer(place, port)))
         yield server.host, server.port

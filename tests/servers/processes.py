@@ -21,6 +21,9 @@ LOG_LINES = 60
 # The address of a Unix socket has 107 bytes.
 LONGEST_DIRECTORY = 60
 
+# Bytes, far more than the tests write there; in containers there often is less.
+MEMORY_NEEDED = 2**29
+
 S = TypeVar("S", bound="Server")
 
 
@@ -256,7 +259,9 @@ def _parent(user: pwd.struct_passwd | None) -> str:
 def memory_directory() -> str | None:
     """Where files never wait for a disk, if there is such a place: for what need not survive anything."""
     directory = "/dev/shm"
-    return directory if os.access(directory, os.W_OK | os.X_OK) else None
+    if not os.access(directory, os.W_OK | os.X_OK) or shutil.disk_usage(directory).free < MEMORY_NEEDED:
+        return None
+    return directory
 
 
 def _is_open_to_all(directory: Path) -> bool:

@@ -1,0 +1,99 @@
+"""What coverage watches, which makes it take twice as long."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import pkgutil
+from collections.abc import Generator, Iterator
+from typing import Any
+
+import pytest
+
+# It watches every rule once, on memory; of what depends on the storage, each storage once; of the indexes' flavours,
+# those that are not awaited; and nothing that tests more than the core.
+_WATCHED = ("memory-sync", "sqlite-file-async", "postgres-async", "redis-sync")
+_STORAGES = (
+    "storage_protocol",
+    "storage_faults",
+    "records",
+    "reading",
+    "claims",
+    "outbox",
+    "opening",
+    "odd_names",
+    "values",
+)
+# Of what only an asynchronous store has, on memory too.
+_AWAITED = "memory-async"
+# What the core imports and takes long.
+_VENDORS = ("chromadb", "hypothesis", "qdrant_client", "sqlalchemy.ext.asyncio")
+_FLAVOURED = ("-sync", "-async")
+_UNWATCHED = (
+    "tests/faults/",
+    "tests/schedules/",
+    "tests/langchain/",
+    "tests/langgraph/",
+    "tests/demo/test_locomo.py",
+    "tests/test_benchmarks.py",
+    "tests/test_fault_matrix.py",
+    "tests/test_notebooks.py",
+)
+
+
+def _is_watched(test: str) -> bool:
+    place, _, parameters = test.partition("[")
+    file = place.partition("::")[0]
+    if file.startswith(_UNWATCHED):
+        return False
+    if file.startswith("tests/conformance/") and any(one in parameters for one in _FLAVOURED):
+        name = file.removeprefix("tests/conformance/test_").removesuffix(".py")
+        watched = _WATCHED if name in _STORAGES else _AWAITED if name == "cancelling" else _WATCHED[0]
+        return parameters.removeprefix("plain-").removeprefix("hooks-").startswith(watched)
+    return not (file.startswith("tests/hooks/") and "async" in parameters)
+
+
+def watch(config: pytest.Config) -> None:
+    """Let coverage, if it is there, watch those tests, and neither the others nor pytest."""
+    plugin = config.pluginmanager.getplugin("_cov")
+    if plugin is None or plugin.cov_controller is None:
+        return
+    is_worker = hasattr(config, "workerinput")
+    if is_worker or config.option.tx:
+        # The tests run in other processes than the master's. Each of these begins as a master too, whose watching would
+        # go on whenever the process's own is paused.
+        plugin.cov_controller.cov.stop()
+    if is_worker or not config.option.tx:
+        config.pluginmanager.register(_Watching(plugin))
+
+
+class _Watching:
+    def __init__(self, plugin: Any) -> None:
+        self._plugin = plugin
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_collection(self) -> Generator[None, Any, Any]:
+        """The core is imported under watch here, so that nobody need watch the rest of the collection."""
+        self._plugin.cov_controller.pause()
+        for name in _VENDORS:
+            importlib.import_module(name)
+        self._plugin.cov_controller.resume()
+        core = importlib.import_module("memstate_core")
+        for module in pkgutil.walk_packages(core.__path__, "memstate_core."):
+            if not module.name.endswith(".__main__"):
+                importlib.import_module(module.name)
+        self._plugin.cov_controller.pause()
+        return (yield)
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, Any, Any]:
+        with self._watched() if _is_watched(item.nodeid) else contextlib.nullcontext():
+            return (yield)
+
+    @contextlib.contextmanager
+    def _watched(self) -> Iterator[None]:
+        self._plugin.cov_controller.resume()
+        try:
+            yield
+        finally:
+            self._plugin.cov_controller.pause()
