@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -12,6 +11,7 @@ from typing import Any, Final, NamedTuple, overload
 from pydantic_core import from_json
 
 from memstate_core._displayed import Displayed
+from memstate_core._random import random_bytes
 
 
 class Unset:
@@ -56,7 +56,7 @@ _VARIANT: Final = dict(zip("0123456789abcdef", "89ab" * 4, strict=True))
 
 def new_id() -> str:
     """A random UUID (version 4); ``str(uuid.uuid4())`` takes three times as long, which a commit in memory feels."""
-    digits = os.urandom(16).hex()
+    digits = random_bytes().hex()
     return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-{_VARIANT[digits[16]]}{digits[17:20]}-{digits[20:]}"
 
 

@@ -15,7 +15,6 @@ import contextlib
 import enum
 import hashlib
 import itertools
-import os
 import random
 import re
 import threading
@@ -24,6 +23,7 @@ from typing import Any, Final, TypeVar
 
 import psycopg
 
+from memstate_core._random import random_bytes
 from memstate_core.errors import ClosedError, MemoryStoreError, UnavailableError
 from memstate_core.protocols import Batch, ClaimsLost, Work
 from memstate_core.storages._known_records import KnownRecords
@@ -357,7 +357,7 @@ class Runner:
             known = tx.ground.positions.get(session_id) or self._positions.guess(namespace, session_id)
             latest = (known or await tx.real_position(session_id))[1]
         # The time comes first, so that ids that are kept are put in at one end of their index.
-        token = (int(time.time() * 1000).to_bytes(6) + os.urandom(10)).hex()
+        token = (int(time.time() * 1000).to_bytes(6) + random_bytes()[:10]).hex()
         text, values = statement_of(batch, key_of(namespace), token, tx.ground, latest, shared=self._distributed)
         swapping = places_that_swap(batch.changes)
         began = time.time()

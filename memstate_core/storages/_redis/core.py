@@ -19,6 +19,7 @@ from typing import Any, Final, TypeVar
 
 from redis import exceptions
 
+from memstate_core._random import random_bytes
 from memstate_core.errors import ClosedError, ConflictError, StorageError, UnavailableError
 from memstate_core.protocols import Batch, ClaimsLost, Work
 from memstate_core.storages._ordinals import ordinal, taken_seq
@@ -285,7 +286,7 @@ class Core:
     @contextlib.asynccontextmanager
     async def _locked(self, known: Known, deadline: float) -> AsyncIterator[str]:
         """Hold the lock of the namespace."""
-        token = os.urandom(9).hex()
+        token = random_bytes()[:9].hex()
         keys = known.keys.lock, known.keys.meta
         pause = 0.001
         while not await self.call(LOCK, keys, (token, int(_LOCK_SECONDS * 1000))):
