@@ -217,6 +217,27 @@ class TestLists:
         assert not seen.fits(values)
         assert seen.unchanged(values) == [place != 0, False, True]
 
+    def test_containers_that_were_empty_may_be_others_and_be_filled_later(self) -> None:
+        shared: dict[str, Any] = {}
+        values = [AIMessage(str(number), additional_kwargs=shared) for number in range(3)]
+        before = values[0].additional_kwargs = values[1].additional_kwargs = {}
+        seen = fingerprint_of(values)
+        assert seen is not None
+        before["x"] = "y"
+        assert not seen.fits(values)
+        assert seen.unchanged(values) == [False, False, True]
+        assert not seen.fits(deepcopy(values))
+        values[0].additional_kwargs = values[1].additional_kwargs = now = {}
+        assert seen.unchanged(values) == [True, True, True]
+        before.clear()
+        assert seen.fits(values)
+        now["x"] = "y"
+        assert not seen.fits(values)
+        assert seen.unchanged(values) == [False, False, True]
+        now.clear()
+        values[0].additional_kwargs = []  # type: ignore[assignment]
+        assert not seen.fits(values)
+
     def test_what_is_equal_and_stored_otherwise_is_no_match(self) -> None:
         def of(*values: Any) -> Any:
             return [AIMessage("", additional_kwargs={"x": one}) for one in values]
