@@ -37,16 +37,13 @@ class Fingerprint(NamedTuple):
     """What the items of a list were.
 
     ``fields`` has copies, but in the places in ``rich`` the items' own fields, which ``packed`` has as bytes, with what
-    else was put into the items. ``empty`` are the containers in the copies, which are the items' own and were empty:
-    that they still are is told sooner than that others are equal to them. ``is_plain``: some items are no messages, and
-    stand for their own fields.
+    else was put into the items. ``is_plain``: some items are no messages, and stand for their own fields.
     """
 
     kinds: list[type]
     fields: list[Any]
     rich: list[int]
     packed: bytes
-    empty: list[Any]
     is_plain: bool
 
     def fits(self, values: Sequence[Any]) -> bool:
@@ -56,7 +53,7 @@ class Fingerprint(NamedTuple):
             return False
         fields = _fields(head, self.is_plain)
         try:
-            if fields != self.fields or any(self.empty):
+            if fields != self.fields:
                 return False
             if not self.rich and not self.is_plain:
                 return not any(map(_extra_of, head))
@@ -69,8 +66,7 @@ class Fingerprint(NamedTuple):
 
     def unchanged(self, values: Sequence[Any]) -> list[bool]:
         """For each value, whether it is known to be what the item in its place was; rich ones are not looked into."""
-        fields = list(map(_emptied, self.fields)) if any(self.empty) else self.fields
-        found = list(map(_is, values, self.kinds, fields))
+        found = list(map(_is, values, self.kinds, self.fields))
         for place in self.rich:
             if place < len(found):
                 found[place] = False
@@ -84,7 +80,6 @@ class Fingerprint(NamedTuple):
             self.fields + other.fields,
             self.rich + [count + place for place in other.rich],
             self.packed + other.packed,
-            self.empty + other.empty,
             self.is_plain or other.is_plain,
         )
 
@@ -97,10 +92,7 @@ def fingerprint_of(values: Sequence[Any]) -> Fingerprint | None:
     kinds = list(map(type, values))
     is_plain = not all(map(_is_message, kinds))
     fields, extras = _fields(values, is_plain), _extras(values)
-    empty: list[Any] = []
-    copies = [
-        None if extra else _copy(kind, one, empty) for kind, one, extra in zip(kinds, fields, extras, strict=True)
-    ]
+    copies = [None if extra else _copy(kind, one) for kind, one, extra in zip(kinds, fields, extras, strict=True)]
     rich = [place for place, copy in enumerate(copies) if copy is None]
     try:
         packed = _packed(fields, extras, rich)
@@ -108,7 +100,7 @@ def fingerprint_of(values: Sequence[Any]) -> Fingerprint | None:
         return None
     for place in rich:
         copies[place] = fields[place]
-    return Fingerprint(kinds, copies, rich, packed, empty, is_plain)
+    return Fingerprint(kinds, copies, rich, packed, is_plain)
 
 
 def _is_message(kind: type) -> bool:
@@ -130,29 +122,21 @@ def _extras(values: Sequence[Any]) -> list[Any]:
     return [_extra_of(value) if _is_message(type(value)) else None for value in values]
 
 
-def _copy(kind: type, fields: Any, empty: list[Any]) -> Any:
-    """The fields as they are now, with nothing in them that can change but what is ``empty``; None: they are rich."""
+def _copy(kind: type, fields: Any) -> Any:
+    """The fields as they are now, with nothing in them that can change; None: they are rich."""
     if kind is str:
         return fields
     if not _is_message(kind):
         return None
     copy = fields.copy()
-    containers = []
-    for value in copy.values():
+    for name, value in copy.items():
         if value is None or type(value) is str:
             continue
-        if (type(value) is not dict and type(value) is not list) or value:
+        if (type(value) is dict or type(value) is list) and not value:
+            copy[name] = _NOTHING[type(value)]
+        else:
             return None
-        containers.append(value)
-    empty += containers
     return copy
-
-
-def _emptied(fields: Any) -> Any:
-    """The fields as they were, if something has been put into their containers since."""
-    if type(fields) is not dict:
-        return fields
-    return {name: _NOTHING.get(type(value), value) for name, value in fields.items()}
 
 
 def _packed(fields: Sequence[Any], extras: Sequence[Any], rich: Sequence[int]) -> bytes:
