@@ -31,8 +31,11 @@ class Recent(Generic[K, V]):
                 self._values.move_to_end(key)
             return value
 
-    def put(self, key: K, value: V) -> None:
+    def put(self, key: K, value: V, successor_of: K | None = None) -> None:
+        """Keep a value; what it is the successor of goes before all others when there are too many."""
         with self._guard:
+            if successor_of is not None and successor_of in self._values:
+                self._values.move_to_end(successor_of, last=False)
             self._values[key] = value
             self._values.move_to_end(key)
             if len(self._values) > self._size:
@@ -79,5 +82,7 @@ class Cache:
     def list_version(self, generation: bytes, thread_id: str, key: str) -> ListVersion | None:
         return self._lists.get((generation, thread_id, key))
 
-    def keep_list(self, generation: bytes, thread_id: str, version: ListVersion) -> None:
-        self._lists.put((generation, thread_id, version.key), version)
+    def keep_list(self, generation: bytes, thread_id: str, version: ListVersion, base: str | None = None) -> None:
+        """``base``: the key of the version that it goes on from, which is less likely to be asked for again."""
+        successor_of = None if base is None else (generation, thread_id, base)
+        self._lists.put((generation, thread_id, version.key), version, successor_of)

@@ -87,7 +87,8 @@ class Put:
         collection = keys.checkpoints(thread_id)
         key = keys.checkpoint(checkpoint_ns, self._checkpoint_id)
         self._checkpoint = collection, key, codec.close_checkpoint(collection, key, one)
-        self._made: tuple[bytes, list[ListVersion]] | None = None
+        # With each version the key of the one that it goes on from.
+        self._made: tuple[bytes, list[tuple[ListVersion, str | None]]] | None = None
 
     def _record(self, key: str, content: Sequence[Any]) -> RecordWrite:
         return RecordWrite(self._channels, key, self._codec.seal.close(self._channels, key, content))
@@ -137,14 +138,14 @@ class Put:
         if self._run is not None and not self._cache.has_run(generation, self._thread_id, self._run):
             records += ran_records(self._thread_id, self._run)
         reader: Reader | None = None
-        versions: list[ListVersion] = []
+        versions: list[tuple[ListVersion, str | None]] = []
         for channel, (key, items, fingerprint) in self._lists.items():
             base = self._bases[channel] if generation == self._known else self._remembered(generation, channel)
             if base is None:
                 reader = reader or Reader(tx, self._codec, self._thread_id)
                 base = await reader.base(self._checkpoint_ns, self._parent_id, channel)
             version, parts = next_version(key, items, base, fingerprint)
-            versions.append(version)
+            versions.append((version, base.key if base is not None else None))
             records.append(self._record(key, self._codec.parts(parts)))
         self._made = generation, versions
         return records
@@ -158,5 +159,5 @@ class Put:
         if self._run is not None:
             self._cache.keep_run(generation, self._thread_id, self._run)
         self._cache.keep_versions(generation, self._thread_id, self._checkpoint_ns, self._checkpoint_id, self._versions)
-        for version in versions:
-            self._cache.keep_list(generation, self._thread_id, version)
+        for version, base in versions:
+            self._cache.keep_list(generation, self._thread_id, version, base)

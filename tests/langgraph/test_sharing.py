@@ -15,6 +15,7 @@ from langgraph.graph.message import add_messages
 
 from memstate import InMemoryStorage, MemoryStore
 from memstate_langgraph import MemStateCheckpointer
+from memstate_langgraph._cache import Cache
 from memstate_langgraph._codec import Codec
 from memstate_langgraph._fingerprint import fingerprint_of
 from memstate_langgraph._lists import ListVersion, next_version, pieces_of, version_of
@@ -170,6 +171,22 @@ class TestSharing:
 class TestLists:
     """How a list is put together from another."""
 
+    def test_of_what_is_remembered_versions_with_a_successor_go_first(self) -> None:
+        cache = Cache()
+
+        def keep(thread_id: str, key: str, base: str | None = None) -> None:
+            cache.keep_list(b"", thread_id, ListVersion(key, (), 0, key, 1, 0), base)
+
+        keep("quiet", "1")
+        for number in range(500):
+            keep("busy", f"{number}", f"{number - 1}" if number else None)
+        assert cache.list_version(b"", "quiet", "1") is not None
+        assert cache.list_version(b"", "busy", "499") is not None
+        for number in range(500):
+            keep(f"other {number}", "1")
+        assert cache.list_version(b"", "quiet", "1") is None
+        assert cache.list_version(b"", "busy", "499") is None
+
     def test_pieces_make_the_list_again(self) -> None:
         base = [b"a", b"b", b"c", b"d"]
         for items in (
@@ -216,6 +233,27 @@ class TestLists:
         change(values[place])
         assert not seen.fits(values)
         assert seen.unchanged(values) == [place != 0, False, True]
+
+    def test_containers_that_were_empty_may_be_others_and_be_filled_later(self) -> None:
+        shared: dict[str, Any] = {}
+        values = [AIMessage(str(number), additional_kwargs=shared) for number in range(3)]
+        before = values[0].additional_kwargs = values[1].additional_kwargs = {}
+        seen = fingerprint_of(values)
+        assert seen is not None
+        before["x"] = "y"
+        assert not seen.fits(values)
+        assert seen.unchanged(values) == [False, False, True]
+        assert not seen.fits(deepcopy(values))
+        values[0].additional_kwargs = values[1].additional_kwargs = now = {}
+        assert seen.unchanged(values) == [True, True, True]
+        before.clear()
+        assert seen.fits(values)
+        now["x"] = "y"
+        assert not seen.fits(values)
+        assert seen.unchanged(values) == [False, False, True]
+        now.clear()
+        values[0].additional_kwargs = []  # type: ignore[assignment]
+        assert not seen.fits(values)
 
     def test_what_is_equal_and_stored_otherwise_is_no_match(self) -> None:
         def of(*values: Any) -> Any:
