@@ -11,6 +11,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
 from itertools import islice
 from types import TracebackType
 from typing import Any, Final, Protocol, TypeVar
@@ -34,7 +35,7 @@ def run(coroutine: Coroutine[Any, Any, T]) -> T:
     raise RuntimeError("something asynchronous was awaited in a sync store; use AsyncMemoryStore for it")
 
 
-# So long does the renewal thread sleep with nothing to do, in seconds; shorter leases wake it.
+# So long does the renewal thread sleep with nothing to do, in seconds; what is due before it would wake wakes it.
 _NAP: Final = 1.0
 # After so long with nothing to do it ends, in seconds.
 _IDLE: Final = 10.0
@@ -79,22 +80,38 @@ class Runtime(Protocol):
         ...
 
 
+@dataclass(slots=True)
+class _Renewal:
+    renew: Renew
+    interval: float
+    since: float
+
+    def renew_if_due(self) -> None:
+        if time.monotonic() - self.since < self.interval:
+            return
+        # A renewal that fails is tried again; the lease's end is the judge.
+        with contextlib.suppress(Exception):
+            run(self.renew())
+        self.since = time.monotonic()
+
+
 class _LeaseKeeper:
     """One thread for the whole process that renews the leases of sync stores, and ends when there are none."""
 
     def __init__(self) -> None:
-        self._renewals: dict[object, tuple[Renew, float, float]] = {}
+        self._renewals: dict[object, _Renewal] = {}
         self._guard = threading.Lock()
         self._wake = threading.Event()
         self._thread: threading.Thread | None = None
+        self._asleep_for = _NAP
 
     def add(self, key: object, renew: Renew, interval: float) -> None:
         with self._guard:
-            self._renewals[key] = (renew, interval, time.monotonic())
+            self._renewals[key] = _Renewal(renew, interval, time.monotonic())
             if self._thread is None:
                 self._thread = threading.Thread(target=self._renew_all, name="memstate-leases", daemon=True)
                 self._thread.start()
-        if interval < _NAP:
+        if interval / 2 < self._asleep_for:
             self._wake.set()
 
     def remove(self, key: object) -> None:
@@ -103,17 +120,10 @@ class _LeaseKeeper:
     def _renew_all(self) -> None:
         idle_since = time.monotonic()
         while True:
-            renewals = list(self._renewals.items())
-            self._wake.wait(min([interval / 2 for _, (_, interval, _) in renewals], default=_NAP))
+            self._asleep_for = self._nap()
+            self._wake.wait(self._asleep_for)
             self._wake.clear()
-            for key, (renew, interval, since) in renewals:
-                if key not in self._renewals or time.monotonic() - since < interval:
-                    continue
-                # A renewal that fails is tried again; the lease's end is the judge.
-                with contextlib.suppress(Exception):
-                    run(renew())
-                if key in self._renewals:
-                    self._renewals[key] = (renew, interval, time.monotonic())
+            self._renew_due()
             if self._renewals:
                 idle_since = time.monotonic()
             elif time.monotonic() - idle_since > _IDLE:
@@ -121,6 +131,16 @@ class _LeaseKeeper:
                     if not self._renewals:
                         self._thread = None
                         return
+
+    # These two hold on to nothing while the thread sleeps: what has ended is garbage at once.
+
+    def _nap(self) -> float:
+        return min([renewal.interval / 2 for renewal in list(self._renewals.values())], default=_NAP)
+
+    def _renew_due(self) -> None:
+        for key, renewal in list(self._renewals.items()):
+            if key in self._renewals:
+                renewal.renew_if_due()
 
     def start_anew(self) -> None:
         """In a forked child: neither the thread nor what the parent's threads were renewing came along."""
