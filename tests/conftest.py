@@ -17,6 +17,7 @@ import sqlalchemy as sa
 from tests.forking import ForkServer
 from tests.schemas import Schemas
 from tests.servers import Databases, GivenRedis, RedisServer, shared_postgres, shared_redis
+from tests.spreading import Scheduling, spread
 from tests.watching import watch
 
 
@@ -80,11 +81,17 @@ def pytest_configure(config: pytest.Config) -> None:
     watch(config)
 
 
+@pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """One process runs all the programs: to import what they do takes as long as many of them."""
     for item in items:
         if "programs" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.xdist_group("programs"))
+    spread(items)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Scheduling:
+    return Scheduling(config, log)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -33,6 +33,8 @@ from tests.servers import (
 )
 from tests.servers.processes import Port, state
 
+pytestmark = pytest.mark.waits
+
 ROOT = Path(__file__).parents[1]
 PERSISTENT = ("appendonly=yes", "appendfsync=always")
 

@@ -17,6 +17,8 @@ from memstate_core.demo.kills import KillError, Outcome, Victim, kill_in_commit
 from memstate_core.demo.memory import opened
 from memstate_core.demo.victim import READY, Job, Point
 
+pytestmark = pytest.mark.waits
+
 
 @pytest.fixture
 def directory(tmp_path: Path) -> Path:

@@ -27,6 +27,8 @@ from tests.faults.races import Shared
 from tests.faults.stores import Flavour
 from tests.forking import ForkServer, read_log, wait_until
 
+pytestmark = pytest.mark.waits
+
 SHORT = 0.05
 
 

@@ -17,6 +17,8 @@ from tests.faults.model import register
 from tests.faults.races import Shared
 from tests.forking import ForkServer, read_log, wait_until
 
+pytestmark = pytest.mark.waits
+
 
 def test_all_go_on(processes: ForkServer, tmp_path: Path) -> None:
     processes.run("forks:all_go_on", tmp_path)

@@ -18,6 +18,8 @@ from tests.faults.interrupts import SlowIndex
 from tests.faults.model import register
 from tests.forking import ForkServer, wait_until
 
+pytestmark = pytest.mark.waits
+
 
 @pytest.mark.parametrize("step", ["prepare", "before", "half", "after"])
 def test_interrupted_in_a_slow_hook(processes: ForkServer, tmp_path: Path, step: str) -> None:

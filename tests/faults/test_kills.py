@@ -23,6 +23,8 @@ from tests.faults.places import MakePlace
 from tests.faults.watching import POINTS, Board
 from tests.forking import ForkServer, Worker, read_log, wait_until
 
+pytestmark = pytest.mark.waits
+
 # For each kind of storage 200 kills; those with Chroma take longer, so that they are spread.
 BATCHES = [(kind, batch) for kind, count in (("sqlite", 8), ("postgres", 4), ("redis", 4)) for batch in range(count)]
 KILLS = {"sqlite": 25, "postgres": 50, "redis": 50}

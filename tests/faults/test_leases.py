@@ -15,6 +15,8 @@ from tests.faults.places import KINDS, MakePlace, Place
 from tests.faults.races import Shared
 from tests.forking import ForkServer, Worker, wait_until
 
+pytestmark = pytest.mark.waits
+
 
 @pytest.fixture(params=KINDS)
 def fields(request: pytest.FixtureRequest, make_place: MakePlace, tmp_path: Path) -> Path:

@@ -23,6 +23,8 @@ from tests.faults.places import MakePlace, Place
 from tests.faults.stores import Awaited, Flavour
 from tests.servers import Fault, Proxy
 
+pytestmark = pytest.mark.waits
+
 SERVED = ["postgres", "redis"]
 LOST = ["request", "reply"]
 # More requests than any operation makes.

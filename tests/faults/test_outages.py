@@ -30,6 +30,8 @@ from tests.faults.places import Place
 from tests.forking import ForkServer, Worker, read_log, wait_until
 from tests.servers import PostgresServer, RedisServer, postgres_server, redis_server
 
+pytestmark = pytest.mark.waits
+
 OUTAGES = 20
 CLIENTS = [*itertools.product(DELIVERIES, [False, True])]  # how their index is told, and whether they are asynchronous
 

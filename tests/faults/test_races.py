@@ -27,6 +27,8 @@ from tests.faults.races import Shared, change_in_every_way, check_history, commi
 from tests.forking import ForkServer, read_log, wait_until
 from tests.servers import chroma_server
 
+pytestmark = pytest.mark.waits
+
 
 @pytest.fixture(scope="module")
 def chroma_address() -> Iterator[tuple[str, int]]:

@@ -22,6 +22,8 @@ from tests.faults.stores import Awaited, Flavour
 from tests.faults.test_races import in_threads
 from tests.forking import ForkServer, wait_until
 
+pytestmark = pytest.mark.waits
+
 # Turns a hang into a failure, and nothing else.
 LONG = 60
 

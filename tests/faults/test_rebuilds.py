@@ -15,6 +15,8 @@ from tests.faults.places import MakePlace
 from tests.faults.rebuilds import index, open_store
 from tests.forking import ForkServer, wait_until
 
+pytestmark = pytest.mark.waits
+
 STEPS = ["away", "in between", "in place", "swapped"]
 
 

@@ -17,6 +17,8 @@ from tests.faults.model import SINGLETON, Model, Op, Refused, perform, register
 from tests.faults.places import KINDS, MakePlace
 from tests.faults.races import check_history
 
+pytestmark = pytest.mark.waits
+
 # Few of each, so that they meet.
 SESSIONS = st.sampled_from(["a", "b", None])
 NOTES = st.sampled_from(["note 1", "note 2"])

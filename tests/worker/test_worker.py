@@ -21,6 +21,8 @@ from memstate_core.worker import work
 from tests.servers import redis_server
 from tests.worker import apps
 
+pytestmark = pytest.mark.waits
+
 ROOT = Path(__file__).parents[2]
 COMMAND = [sys.executable, "-c", "import sys; from memstate_core.cli.main import main; sys.exit(main())", "worker"]
 
