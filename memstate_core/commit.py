@@ -121,27 +121,29 @@ class Committer:
     lease: float
     claim_timeout: float
 
-    async def commit(self, planner: Planner) -> Plan:
+    async def commit(self, planner: Planner, ahead: Plan | None = None) -> Plan:
         """Carry out what ``planner`` returns, planning anew whenever the ground has shifted meanwhile.
 
+        :param ahead: what is to be tried first.
         :raises HookError: a hook failed; everything is as it was, but for ``in_doubt``.
         :raises BusyError: another transaction's claims did not go away in time.
         """
         if not is_observed():
-            return await self._carry_out(planner)
+            return await self._carry_out(planner, ahead)
         with step("commit", namespace=self.namespace) as observed:
-            plan = await self._carry_out(planner)
+            plan = await self._carry_out(planner, ahead)
             if plan.batch.entry is not None:
                 observed.set(operation=plan.batch.entry.operation.value, changes=len(plan.changes))
                 count("changes", len(plan.changes), operation=plan.batch.entry.operation.value)
         return plan
 
-    async def _carry_out(self, planner: Planner) -> Plan:
+    async def _carry_out(self, planner: Planner, ahead: Plan | None) -> Plan:
         deadline = None
         pause = 0.001
         while True:
             try:
-                plan = await self._try(planner)
+                first, ahead = ahead, None
+                plan = await self._try(planner, first)
                 if plan is None:
                     continue
                 if plan.position.claimed and self.hooks:
@@ -159,10 +161,12 @@ class Committer:
                 await self.runtime.sleep(min(pause, deadline - now))
                 pause = min(pause * 2, 0.05)
 
-    async def _try(self, planner: Planner) -> Plan | None:
+    async def _try(self, planner: Planner, ahead: Plan | None) -> Plan | None:
         """None: a hook failed whose place another one has taken, so that it is worth another try."""
         if not self.hooks:
             return (await self._plan(planner, None))[0]
+        if ahead is not None and (told := self._told(ahead)):
+            return ahead if await self._commit_with_hooks(ahead, told, None) else None
         if self.runtime.is_async:
             # From planning to claiming it may be cancelled, so that these two are not one.
             plan, told = await self._plan(planner, None)
@@ -397,6 +401,7 @@ async def _check_ground(tx: StorageTransaction, plan: Plan) -> None:
         return
     if position.generation != plan.position.generation or (plan.moves and position.head != plan.position.head):
         raise Stale
+    plan.position = position
     known = [change for change in plan.changes if change.before is not None or not plan.ids_are_new]
     if known:
         now = await tx.facts([change.fact_id for change in known])

@@ -14,6 +14,7 @@ from typing import Any, Literal
 from pydantic import BaseModel
 
 from memstate_core._bridge import Runtime
+from memstate_core.ahead import can_be_planned, unread
 from memstate_core.changes import Images, images_of, to_transaction
 from memstate_core.commit import Committer, Plan
 from memstate_core.definitions import Definitions
@@ -287,6 +288,9 @@ class Engine:
             entry = NewEntry(line, operation, actor, reason, mark, ts, position.head) if changes else None
             return Plan(position, results, line, Batch(entry, changes, records=records), ids_are_new)
 
+        hooks = self._told_in_commits
+        if hooks and can_be_planned(intents, self.definitions, hooks):
+            return await self.committer.commit(planner, await planner(unread(self.definitions)))
         return await self.committer.commit(planner)
 
     async def workspace(self, tx: StorageTransaction) -> Workspace:

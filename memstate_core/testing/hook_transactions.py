@@ -510,6 +510,26 @@ class TestBesideAHook(StoreTests):
             await task
         assert index.versions() == {"n": 1}
 
+    @pytest.mark.parametrize("operation", ["prepare", "apply"])
+    async def test_a_new_fact_goes_into_the_place_that_was_declared_meanwhile(
+        self, stores: Stores, operation: str
+    ) -> None:
+        storage = stores.storages.new()
+        index, gate = Index(), Gate()
+        faulty = FaultyHook(IndexHook(index))
+        slow = stores.open([faulty], storage=storage)
+        await slow.commit(Fact("note", {"text": "one"}, id="n"))
+        faulty.faults[operation] = [Fault(1, "after", gate)]
+        task = slow.beside(lambda: slow.commit_model(Note(text="one", label="new"), typename="note"))
+        await gate.reached()
+        other = stores.open(storage=storage)
+        other.store.register_schema("note", Note, Constraint(singleton_key="text"))
+        await other.count()
+        gate.open()
+        assert await task == "n"
+        assert [fact["payload"]["label"] for fact in await slow.query("note")] == ["new"]
+        assert index.versions() == {"n": 2}
+
     async def test_an_asynchronous_hook_is_refused_by_a_sync_store(self, stores: Stores) -> None:
         storage = stores.storages.new()
         if storage.is_async:

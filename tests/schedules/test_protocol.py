@@ -26,6 +26,16 @@ def put(fact_id: str, text: str, session: str | None = None, typename: str = "no
     return do
 
 
+def make(fact_id: str, text: str, session: str | None = None) -> Doing:
+    """A fact with an id that was just made, so that nothing is read for it."""
+
+    async def do(engine: Engine) -> Any:
+        intent = engine.put(Fact("note", {"text": text}, id=fact_id), session, False, None)._replace(generated=True)
+        return await engine.do(intent, Operation.COMMIT, None, text)
+
+    return do
+
+
 def patch(fact_id: str, text: str, expected_version: int | None = None) -> Doing:
     async def do(engine: Engine) -> Any:
         return await engine.do(
@@ -72,13 +82,14 @@ async def recover(engine: Engine) -> Any:
 
 PREPARED = [put("x", "old x", "s"), put("y", "old y", "s"), put("x", "newer x", "s")]
 PAIRS: dict[str, tuple[Doing, Doing]] = {
-    "two facts": (put("a", "first"), put("b", "second")),
+    "two facts": (put("a", "first"), make("b", "second")),
     "one singleton place": (put("a", "first", None, SINGLETON), put("b", "second", None, SINGLETON)),
     "two updates": (patch("x", "first"), patch("x", "second")),
     "compare and set": (patch("x", "first", 2), patch("x", "second", 2)),
     "update and delete": (patch("x", "first"), remove("x", "second")),
     "crosswise": (both("first", "x", "y"), both("second", "y", "x")),
     "rollback and update": (rollback("s", "first"), patch("x", "second")),
+    "rollback and new fact": (rollback("s", "first"), make("n", "second", "s")),
     "two rollbacks": (rollback("s", "first"), rollback("s", "second")),
     "promote and delete": (promote("s", "first"), remove("x", "second", "s")),
 }

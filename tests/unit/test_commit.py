@@ -45,11 +45,18 @@ class Preparing(NotesOnly):
 
 
 @pytest.mark.parametrize(
-    ("hook", "model", "writes"),
-    [(None, Note, (1, 1)), (NotesOnly(), Setting, (1, 1)), (NotesOnly(), Note, (2, 2)), (Preparing(), Note, (3, 2))],
+    ("hook", "model", "fact_id", "writes"),
+    [
+        (None, Note, None, (1, 1)),
+        (NotesOnly(), Setting, None, (1, 1)),
+        (NotesOnly(), Note, None, (2, 2)),
+        (NotesOnly(), Note, "given", (2, 2)),
+        (Preparing(), Note, None, (2, 2)),  # nothing need be read to make a fact with a new id
+        (Preparing(), Note, "given", (3, 2)),
+    ],
 )
 def test_one_for_what_no_hook_wants_and_a_third_where_one_prepares(
-    hook: NotesOnly | None, model: type[BaseModel], writes: tuple[int, int]
+    hook: NotesOnly | None, model: type[BaseModel], fact_id: str | None, writes: tuple[int, int]
 ) -> None:
     storage = Counting()
     store = MemoryStore(storage, [hook] if hook else [])
@@ -57,7 +64,7 @@ def test_one_for_what_no_hook_wants_and_a_third_where_one_prepares(
     store.register_schema("setting", Setting, Constraint(singleton_key="name"))
     store.count()
     storage.writes = 0
-    store.commit_model(Note(text="x") if model is Note else Setting(name="x"), session_id="s")
+    store.commit_model(Note(text="x") if model is Note else Setting(name="x"), fact_id, session_id="s")
     assert storage.writes == writes[0]
     storage.writes = 0
     store.rollback("s")  # of what goes there is nothing to prepare
