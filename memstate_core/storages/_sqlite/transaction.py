@@ -5,18 +5,15 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import lru_cache
-from json.encoder import encode_basestring_ascii as quoted
 from typing import Any, Final, TypeVar
 
 from pydantic_core import from_json
 
-from memstate_core.facts import UNSET, ChangedVersions, Entry, FactChange, IndexEntry, StoredFact, Unset
+from memstate_core.facts import UNSET, ChangedVersions, Entry, IndexEntry, StoredFact, Unset
 from memstate_core.filters import Range, sort_facts
 from memstate_core.protocols import (
     Batch,
     Claim,
-    ClaimsLost,
     Delivery,
     Lane,
     LaneState,
@@ -25,13 +22,12 @@ from memstate_core.protocols import (
     Savepoint,
     Selection,
 )
-from memstate_core.storages._ordinals import taken_seq
 from memstate_core.storages._places import refuse_shared_places
 from memstate_core.storages._sqlite import outbox
 from memstate_core.storages._sqlite import statements as sql
 from memstate_core.storages._sqlite.connection import Connection, PlainRows
 from memstate_core.storages._sqlite.known import Known
-from memstate_core.storages._sqlite.writes import write_facts, write_fields
+from memstate_core.storages._sqlite.writes import session_key, write_batch, write_fields
 
 T = TypeVar("T")
 
@@ -39,27 +35,10 @@ _PARAMETERS: Final = 400  # so many values go into one statement
 _UNLIMITED: Final = 1 << 62
 
 
-def _session_key(session_id: str | None) -> str:
-    """A session id as a key that is never NULL: NULLs are distinct from each other in a primary key."""
-    return "" if session_id is None else f"={session_id}"
-
-
 def _entry(row: Sequence[Any]) -> Entry:
     seq, session_id, parent, head, operation, actor, reason, mark, ts, changes = row
     versions = tuple([ChangedVersions(*change) for change in from_json(changes)])
     return Entry(seq, session_id, parent, seq if head is None else head, operation, actor, reason, mark, ts, versions)
-
-
-def _versions(change: FactChange) -> str:
-    """A change in a journal entry, as JSON; what ``json.dumps`` does first of all takes longer than this."""
-    before, after, _ = change
-    versions = before.version if before is not None else 0, after.version if after is not None else 0
-    return f"[{quoted(change.fact_id)}, {versions[0]}, {versions[1]}]"
-
-
-@lru_cache(maxsize=64)
-def _names(hooks: tuple[str, ...]) -> str:
-    return json.dumps(hooks)
 
 
 def _chunks(values: Sequence[T]) -> Iterator[Sequence[T]]:
@@ -244,7 +223,7 @@ class SQLiteTransaction:
         if position is not None:
             return position
         row = self._execute(
-            sql.SELECT_POSITION, (self._namespace, self._namespace, _session_key(session_id), self._namespace)
+            sql.SELECT_POSITION, (self._namespace, self._namespace, session_key(session_id), self._namespace)
         ).fetchone()
         position = Position(row[0], row[1], row[2], bool(row[3]))
         if known is not None:
@@ -288,7 +267,7 @@ class SQLiteTransaction:
                 self._namespace,
                 session_id,
                 self._namespace,
-                _session_key(session_id),
+                session_key(session_id),
                 end,
                 most,
                 end,
@@ -319,7 +298,7 @@ class SQLiteTransaction:
     async def savepoint(self, session_id: str | None, name: str) -> int | None:
         row = self._execute(
             "SELECT seq FROM memstate_savepoints WHERE namespace = ? AND session = ? AND name = ?",
-            (self._namespace, _session_key(session_id), name),
+            (self._namespace, session_key(session_id), name),
         ).fetchone()
         return None if row is None else row[0]
 
@@ -437,89 +416,5 @@ class SQLiteTransaction:
         write_fields(self._connection, self._namespace, [(fact, entries) for fact, _, entries in described])
 
     async def write(self, batch: Batch) -> None:
-        seq = batch.seq = 0 if batch.entry is None else self._write_entry(batch)
-        if batch.changes:
-            write_facts(self._connection, self._namespace, batch.changes, seq, batch.restores)
-        if batch.savepoint is not None:
-            session_id, name, at = batch.savepoint
-            self._execute(
-                "INSERT OR REPLACE INTO memstate_savepoints (namespace, session, name, seq) VALUES (?, ?, ?, ?)",
-                (self._namespace, _session_key(session_id), name, at),
-            )
-        if batch.records:
-            self._write_records(batch)
-        if batch.definitions:
-            self._write_definitions(batch)
-        if batch.drop_claims_of is not None:
-            dropped = self._execute(
-                "DELETE FROM memstate_claims WHERE namespace = ? AND owner = ?", (self._namespace, batch.drop_claims_of)
-            ).rowcount
-            if batch.dropped not in (None, dropped):
-                raise ClaimsLost
-        if batch.claims:
-            self._executemany(
-                sql.PUT_CLAIM,
-                [
-                    (self._namespace, claim.key, claim.owner, claim.expires, _names(claim.hooks))
-                    for claim in batch.claims
-                ],
-            )
-        if batch.deferred:
-            outbox.put(self._connection, self._namespace, batch.deferred, seq)
-        if batch.settlement is not None:
-            outbox.settle(self._connection, self._namespace, batch.settlement)
+        write_batch(self._connection, self._namespace, batch)
         self._batch = batch
-
-    def _write_entry(self, batch: Batch) -> int:
-        entry = batch.entry
-        assert entry is not None
-        changes = ", ".join([_versions(change) for change in batch.changes])
-        session = _session_key(entry.session_id)
-        if entry.seq and self._execute("SELECT 1 FROM memstate_transactions WHERE seq = ?", (entry.seq,)).fetchone():
-            raise taken_seq(entry.seq)
-        seq = self._execute(
-            sql.INSERT_TRANSACTION,
-            (
-                entry.seq or None,
-                self._namespace,
-                entry.session_id,
-                self._namespace,
-                session,
-                entry.parent,
-                entry.head,
-                str(entry.operation),
-                entry.actor,
-                entry.reason,
-                entry.mark,
-                entry.ts,
-                f"[{changes}]",
-            ),
-        ).lastrowid
-        assert seq is not None
-        no_version = [change.fact_id for change in batch.changes if batch.restores or change.after is None]
-        if no_version:
-            self._executemany(sql.INSERT_TOUCHED, [(self._namespace, fact_id, seq) for fact_id in no_version])
-        head = seq if entry.head is None else entry.head
-        self._execute(sql.MOVE_HEAD, (self._namespace, session, head, entry.redo, seq))
-        return seq
-
-    def _write_records(self, batch: Batch) -> None:
-        # Of two writes of one record the later one counts.
-        writes = {(write.collection, write.key): write.value for write in batch.records}
-        puts = [(self._namespace, *place, value) for place, value in writes.items() if value is not None]
-        if puts:
-            self._executemany(sql.PUT_RECORD, puts)
-        if len(puts) < len(writes):
-            removals = [(self._namespace, *place) for place, value in writes.items() if value is None]
-            self._executemany(sql.DELETE_RECORD, removals)
-
-    def _write_definitions(self, batch: Batch) -> None:
-        self._executemany(
-            "INSERT OR REPLACE INTO memstate_definitions (namespace, type, definition) VALUES (?, ?, ?)",
-            [(self._namespace, typename, text) for typename, text in batch.definitions.items()],
-        )
-        self._execute(
-            "INSERT INTO memstate_generations (namespace, generation) VALUES (?, 1) "
-            "ON CONFLICT (namespace) DO UPDATE SET generation = generation + 1",
-            (self._namespace,),
-        )
