@@ -59,7 +59,7 @@ def own_postgres() -> Iterator[PostgresServer]:
         yield server
 
 
-def wait_until_gone(processes: list[int], directories: list[Path], seconds: float = 10.0) -> None:
+def wait_until_gone(processes: list[int], directories: list[Path], seconds: float = 60.0) -> None:
     deadline = time.monotonic() + seconds
     while any(state(one) not in "ZX" for one in processes) or any(one.exists() for one in directories):
         assert time.monotonic() < deadline, (processes, directories)
