@@ -45,6 +45,7 @@ _MISSING: Final = (psycopg.errors.UndefinedTable, psycopg.errors.InvalidSchemaNa
 _RACES: Final = (
     psycopg.errors.UniqueViolation,
     psycopg.errors.DuplicateTable,
+    psycopg.errors.DuplicateObject,  # the type of a table's rows
     psycopg.errors.DuplicateSchema,
     psycopg.errors.DuplicateFunction,
     psycopg.errors.SerializationFailure,
