@@ -9,20 +9,24 @@ from xdist.scheduler import LoadGroupScheduling
 
 
 def spread(items: list[pytest.Item]) -> None:
-    """Put first what one process must run (an ``xdist_group``), so that in the end no other one waits for it, and
-    spread the tests that mostly wait (marked ``waits``) evenly among those that compute: one after the other they would
-    leave the processors idle, however many processes run them.
+    """Spread the tests that mostly wait (marked ``waits``) evenly among those that compute: one after the other they
+    would leave the processors idle, however many processes run them.
+
+    So it is with what one process must run (an ``xdist_group``), but in the first half, so that in the end no other
+    process waits for it.
     """
-    grouped, waiting, others = [], [], []
+    groups: dict[str, list[pytest.Item]] = {}
+    waiting, others = [], []
     for item in items:
-        if item.get_closest_marker("xdist_group"):
-            grouped.append(item)
+        if group := item.get_closest_marker("xdist_group"):
+            groups.setdefault(group.args[0], []).append(item)
         else:
             (waiting if item.get_closest_marker("waits") else others).append(item)
-    # Each has a place between 0 and 1, by which the two lists are merged.
-    places = [((place + 0.5) / len(some), item) for some in (waiting, others) for place, item in enumerate(some)]
+    # Each has a place between 0 and 1, by which they are merged.
+    places = [(number / len(groups) / 2, item) for number, group in enumerate(groups.values()) for item in group]
+    places += [((place + 0.5) / len(some), item) for some in (waiting, others) for place, item in enumerate(some)]
     places.sort(key=lambda one: one[0])
-    items[:] = [*grouped, *(item for _, item in places)]
+    items[:] = [item for _, item in places]
 
 
 class Scheduling(LoadGroupScheduling):
