@@ -2,29 +2,36 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import pytest
 from xdist.scheduler import LoadGroupScheduling
 
+_GOLDEN: Final = 0.618  # multiples of it, taken modulo 1, lie evenly, however many there are
+
 
 def spread(items: list[pytest.Item]) -> None:
-    """Spread the tests that mostly wait (marked ``waits``) evenly among those that compute: one after the other they
-    would leave the processors idle, however many processes run them.
+    """Spread the tests that mostly wait (marked ``waits``) among those that compute, the cases of each test evenly: one
+    after the other they would leave the processors idle, however many processes run them.
 
     So it is with what one process must run (an ``xdist_group``), but in the first half, so that in the end no other
     process waits for it.
     """
     groups: dict[str, list[pytest.Item]] = {}
-    waiting, others = [], []
+    waiting: dict[str, list[pytest.Item]] = {}
+    others: list[pytest.Item] = []
     for item in items:
         if group := item.get_closest_marker("xdist_group"):
             groups.setdefault(group.args[0], []).append(item)
+        elif item.get_closest_marker("waits"):
+            waiting.setdefault(item.nodeid.partition("[")[0], []).append(item)
         else:
-            (waiting if item.get_closest_marker("waits") else others).append(item)
+            others.append(item)
     # Each has a place between 0 and 1, by which they are merged.
     places = [(number / len(groups) / 2, item) for number, group in enumerate(groups.values()) for item in group]
-    places += [((place + 0.5) / len(some), item) for some in (waiting, others) for place, item in enumerate(some)]
+    places += [((place + 0.5) / len(others), item) for place, item in enumerate(others)]
+    for number, cases in enumerate(waiting.values()):
+        places += [((place + number * _GOLDEN % 1) / len(cases), item) for place, item in enumerate(cases)]
     places.sort(key=lambda one: one[0])
     items[:] = [item for _, item in places]
 

@@ -1,1 +1,5 @@
+import pytest
+
 from memstate_core.testing.claims import *  # noqa: F403
+
+pytestmark = pytest.mark.waits
