@@ -7,8 +7,9 @@ is found out when it claims them. So hooks can embed at once, and storage is ask
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
+from typing import Any, cast
 
+from memstate_core.commit import Plan, Planner
 from memstate_core.definitions import Definitions
 from memstate_core.hooks._adapter import HookAdapter
 from memstate_core.intents import Intent, Put
@@ -16,20 +17,30 @@ from memstate_core.protocols import Position, StorageTransaction
 from memstate_core.schemas import NO_DEFINITION
 
 
+class _NeedsStorage(Exception):
+    """Something is to be read after all."""
+
+
 class _Unread:
     """As much of a storage transaction as such a plan needs."""
 
-    def __init__(self, generation: int) -> None:
-        self._position = Position(0, 0, generation, False)
+    def __init__(self, definitions: Definitions) -> None:
+        self._definitions = definitions
 
     async def position(self, session_id: str | None) -> Position:
-        """Where the session may stand."""
-        return self._position
+        """Where the session may stand; the definitions are those that are known."""
+        return Position(0, 0, self._definitions.generation, False)
+
+    def __getattr__(self, name: str) -> Any:
+        raise _NeedsStorage(name)
 
 
-def unread(definitions: Definitions) -> StorageTransaction:
-    """What to plan on; the definitions are those that are known."""
-    return cast(StorageTransaction, _Unread(definitions.generation))
+async def plan_ahead(planner: Planner, definitions: Definitions) -> Plan | None:
+    """What such a transaction comes to; None: another thread has just learnt of newer definitions."""
+    try:
+        return await planner(cast(StorageTransaction, _Unread(definitions)))
+    except _NeedsStorage:
+        return None
 
 
 def can_be_planned(intents: Sequence[Intent], definitions: Definitions, hooks: Sequence[HookAdapter]) -> bool:

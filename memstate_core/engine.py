@@ -14,7 +14,7 @@ from typing import Any, Literal
 from pydantic import BaseModel
 
 from memstate_core._bridge import Runtime
-from memstate_core.ahead import can_be_planned, unread
+from memstate_core.ahead import can_be_planned, plan_ahead
 from memstate_core.changes import Images, images_of, to_transaction
 from memstate_core.commit import Committer, Plan
 from memstate_core.definitions import Definitions
@@ -290,7 +290,7 @@ class Engine:
 
         hooks = self._told_in_commits
         if hooks and can_be_planned(intents, self.definitions, hooks):
-            return await self.committer.commit(planner, await planner(unread(self.definitions)))
+            return await self.committer.commit(planner, await plan_ahead(planner, self.definitions))
         return await self.committer.commit(planner)
 
     async def workspace(self, tx: StorageTransaction) -> Workspace:

@@ -71,3 +71,27 @@ def test_one_for_what_no_hook_wants_and_a_third_where_one_prepares(
     assert storage.writes == writes[1]
     assert hook is None or len(hook.told) == (2 if model is Note else 0)
     assert store.count() == 0
+
+
+def test_definitions_that_change_while_a_new_fact_is_planned() -> None:
+    """Another thread of the same store learns of newer ones in between."""
+    storage = Counting()
+    hook = Preparing()
+    store = MemoryStore(storage, [hook])
+    store.register_schema("note", Note)
+    store.count()
+    definitions = store._engine.definitions
+
+    class Changing(int):
+        """A generation that is never what it was."""
+
+        def __eq__(self, other: object) -> bool:
+            definitions.generation = int(self)
+            return False
+
+        __hash__ = int.__hash__
+
+    definitions.generation = Changing(definitions.generation)
+    fact_id = store.commit_model(Note(text="x"))
+    assert store.get(fact_id)["payload"] == {"text": "x"}
+    assert [change.fact_id for change in hook.told] == [fact_id]
