@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import Any
 
 import pytest
@@ -494,41 +495,36 @@ class TestBesideAHook(StoreTests):
 
     @pytest.mark.parametrize("operation", ["prepare", "apply"])
     async def test_definitions_that_change_meanwhile_hold(self, stores: Stores, operation: str) -> None:
-        storage = stores.storages.new()
-        index, gate = Index(), Gate()
-        faulty = FaultyHook(IndexHook(index))
-        slow = stores.open([faulty], storage=storage)
-        await slow.commit(Fact("note", {"text": "old"}, id="n"))
-        faulty.faults[operation] = [Fault(1, "after", gate)]
-        task = slow.beside(lambda: slow.update("n", {"text": "new"}))
-        await gate.reached()
-        other = stores.open(storage=storage)
-        other.store.register_schema("note", Note, Constraint(immutable=True))
-        await other.count()
-        gate.open()
-        with pytest.raises(ImmutableError):
-            await task
-        assert index.versions() == {"n": 1}
-
-    @pytest.mark.parametrize("operation", ["prepare", "apply"])
-    async def test_a_new_fact_goes_into_the_place_that_was_declared_meanwhile(
-        self, stores: Stores, operation: str
-    ) -> None:
-        storage = stores.storages.new()
-        index, gate = Index(), Gate()
-        faulty = FaultyHook(IndexHook(index))
-        slow = stores.open([faulty], storage=storage)
-        await slow.commit(Fact("note", {"text": "one"}, id="n"))
-        faulty.faults[operation] = [Fault(1, "after", gate)]
-        task = slow.beside(lambda: slow.commit_model(Note(text="one", label="new"), typename="note"))
-        await gate.reached()
-        other = stores.open(storage=storage)
-        other.store.register_schema("note", Note, Constraint(singleton_key="text"))
-        await other.count()
-        gate.open()
-        assert await task == "n"
-        assert [fact["payload"]["label"] for fact in await slow.query("note")] == ["new"]
-        assert index.versions() == {"n": 2}
+        """Also for a new fact, for which nothing is read before it is claimed."""
+        changes: list[tuple[Constraint, Any, type[Exception] | None]] = [
+            (Constraint(immutable=True), lambda store: store.update("n", {"text": "new"}), ImmutableError),
+            (
+                Constraint(singleton_key="text"),
+                lambda store: store.commit_model(Note(text="old", label="new"), typename="note"),
+                None,
+            ),
+        ]
+        for constraint, change, refusal in changes:
+            storage = stores.storages.new()
+            index, gate = Index(), Gate()
+            faulty = FaultyHook(IndexHook(index))
+            slow = stores.open([faulty], storage=storage)
+            await slow.commit(Fact("note", {"text": "old"}, id="n"))
+            faulty.faults[operation] = [Fault(1, "after", gate)]
+            task = slow.beside(partial(change, slow))
+            await gate.reached()
+            other = stores.open(storage=storage)
+            other.store.register_schema("note", Note, constraint)
+            await other.count()
+            gate.open()
+            if refusal is not None:
+                with pytest.raises(refusal):
+                    await task
+                assert index.versions() == {"n": 1}
+            else:
+                assert await task == "n"  # whose place it is now
+                assert [fact["payload"]["label"] for fact in await slow.query("note")] == ["new"]
+                assert index.versions() == {"n": 2}
 
     async def test_an_asynchronous_hook_is_refused_by_a_sync_store(self, stores: Stores) -> None:
         storage = stores.storages.new()

@@ -259,7 +259,8 @@ def _parent(user: pwd.struct_passwd | None) -> str:
 def memory_directory(needed: int = INDEX_SIZE) -> str | None:
     """Where files never wait for a disk, if there is room for so many bytes: for what need not survive anything."""
     directory = "/dev/shm"
-    if not os.access(directory, os.W_OK | os.X_OK):
+    # In some containers nothing that lies there can be run, as a server's copied programs must be.
+    if not os.access(directory, os.W_OK | os.X_OK) or os.statvfs(directory).f_flag & os.ST_NOEXEC:
         return None
     return directory if min(shutil.disk_usage(directory).free, _free_memory()) >= needed else None
 
