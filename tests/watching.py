@@ -10,20 +10,11 @@ from typing import Any
 
 import pytest
 
-# It watches every rule once, on memory; of what depends on the storage, each storage once; of the indexes' flavours,
-# those that are not awaited; and nothing that tests more than the core.
+# It watches every rule once, on memory; of what depends on the storage, each storage once; of the indexes, those in the
+# same process that are not awaited; and nothing that tests more than the core, or finds hardly anything that others do
+# not find in less time.
 _WATCHED = ("memory-sync", "sqlite-file-async", "postgres-async", "redis-sync")
-_STORAGES = (
-    "storage_protocol",
-    "storage_faults",
-    "records",
-    "reading",
-    "claims",
-    "outbox",
-    "opening",
-    "odd_names",
-    "values",
-)
+_STORAGES = ("storage_protocol", "records", "outbox", "opening")
 # Of what only an asynchronous store has, on memory too.
 _AWAITED = "memory-async"
 # What the core imports and takes long.
@@ -35,10 +26,12 @@ _UNWATCHED = (
     "tests/langchain/",
     "tests/langgraph/",
     "tests/demo/test_locomo.py",
-    "tests/test_benchmarks.py",
-    "tests/test_fault_matrix.py",
-    "tests/test_notebooks.py",
+    "tests/hooks/test_filters.py",
+    "tests/hooks/test_mapping.py",
+    "tests/test_",
 )
+# Cases of the hooks' tests.
+_ELSEWHERE = ("async", "disk", "persistent", "http", "-before", "-after")
 
 
 def _is_watched(test: str) -> bool:
@@ -50,7 +43,7 @@ def _is_watched(test: str) -> bool:
         name = file.removeprefix("tests/conformance/test_").removesuffix(".py")
         watched = _WATCHED if name in _STORAGES else _AWAITED if name == "cancelling" else _WATCHED[0]
         return parameters.removeprefix("plain-").removeprefix("hooks-").startswith(watched)
-    return not (file.startswith("tests/hooks/") and "async" in parameters)
+    return not (file.startswith("tests/hooks/") and any(case in parameters for case in _ELSEWHERE))
 
 
 def watch(config: pytest.Config) -> None:
