@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from tests.forking import ForkServer
 from tests.schemas import Schemas
 from tests.servers import Databases, GivenRedis, RedisServer, shared_postgres, shared_redis
-from tests.spreading import Scheduling, spread
+from tests.spreading import Scheduling, name_groups, spread
 from tests.watching import watch
 
 
@@ -81,12 +81,15 @@ def pytest_configure(config: pytest.Config) -> None:
     watch(config)
 
 
-@pytest.hookimpl(trylast=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> Generator[None]:
     """One process runs all the programs: to import what they do takes as long as many of them."""
     for item in items:
         if "programs" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.xdist_group("programs"))
+    yield
+    if config.getoption("loadgroup", False):
+        name_groups(items)
     spread(items)
 
 

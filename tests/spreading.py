@@ -36,6 +36,17 @@ def spread(items: list[pytest.Item]) -> None:
     items[:] = [item for _, item in places]
 
 
+def name_groups(items: list[pytest.Item]) -> None:
+    """Append their groups to the ids of tests, by which a process that runs tests tells xdist's scheduler of them.
+
+    xdist does so, too, but where pytest 9.2 and newer do not look: https://github.com/pytest-dev/pytest-xdist/issues/1386
+    """
+    for item in items:
+        group = item.get_closest_marker("xdist_group")
+        if group and not item.nodeid.endswith(f"@{group.args[0]}"):
+            item._id = type(item.id).parse(f"{item.nodeid}@{group.args[0]}")
+
+
 class Scheduling(LoadGroupScheduling):
     """xdist's own; but that looks, at the end of every test, through all that the process has ever been given."""
 

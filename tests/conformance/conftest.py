@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from memstate import (
     SQLiteStorage,
 )
 from memstate_core.testing import StorageFactory
+from memstate_core.testing.profiles import THOROUGH
 from tests.schemas import Schemas
 
 
@@ -84,27 +86,49 @@ _WITHOUT_A_CASE = [
 
 # To a storage these look like commit, update or rollback; what differs is the engine's, and the same on all of them.
 _ALIKE = ("commit again", "commit_model", "delete", "rollback to", "redo", "checkout")
-_SERVED = ("postgres-async", "redis-async")
-_AT_EVERY_STEP = ("test_with_hooks", "test_without_hooks", "test_at_every_await", "test_at_every_call")
+_AT_EVERY_STEP = ("test_at_every_await", "test_at_every_call")
+
+# The two flavours of a storage that needs a server differ in how they reach it, which these try on both. Each other
+# test is the sync one's on one of these storages, and the async one's on the other, in turns; with
+# HYPOTHESIS_PROFILE=thorough, both on both.
+_SERVED = ("postgres", "redis")
+_OF_STORAGES = ("claims", "opening", "outbox", "racing", "records", "state_machine", "storage_protocol")
+
+
+def _storage(item: pytest.Item) -> str:
+    case = getattr(item, "callspec", None)
+    return case.params.get("storages", "") if case else ""
+
+
+def _is_alike(item: pytest.Item) -> bool:
+    name, _, parameters = item.nodeid.partition("[")
+    return any(test in name for test in _AT_EVERY_STEP) and any(
+        parameters.startswith(f"{database}-async-{act}") for database in _SERVED for act in _ALIKE
+    )
+
+
+def _is_the_others_turn(item: pytest.Item, there: set[str]) -> bool:
+    database, _, flavour = _storage(item).rpartition("-")
+    if database not in _SERVED or item.path.stem.removeprefix("test_") in _OF_STORAGES:
+        return False
+    twin = item.nodeid.replace(f"{database}-{flavour}", f"{database}-{'sync' if flavour == 'async' else 'async'}")
+    turn = zlib.crc32(item.nodeid.replace(f"{database}-{flavour}", "").encode()) + _SERVED.index(database)
+    return twin in there and (flavour == "async") == bool(turn % 2)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    here = str(Path(__file__).parent)
+    here = Path(__file__).parent
 
     def has_no_case(item: pytest.Item) -> bool:
         name, _, parameters = item.nodeid.partition("[")
-        return str(item.path).startswith(here) and any(
+        return any(
             test in name and kind in parameters and flavour in parameters for test, kind, flavour in _WITHOUT_A_CASE
         )
 
-    def is_tried_elsewhere(item: pytest.Item) -> bool:
-        name, _, parameters = item.nodeid.partition("[")
-        return (
-            str(item.path).startswith(here)
-            and any(test in name for test in _AT_EVERY_STEP)
-            and any(parameters.startswith(f"{flavour}-{act}") for flavour in _SERVED for act in _ALIKE)
-        )
-
-    without = [item for item in items if has_no_case(item) or is_tried_elsewhere(item)]
-    config.hook.pytest_deselected(items=without)
-    items[:] = [item for item in items if item not in set(without)]
+    ours = [item for item in items if here in item.path.parents]
+    without = {item for item in ours if has_no_case(item)}
+    if not THOROUGH:
+        there = {item.nodeid for item in ours if item not in without}
+        without.update(item for item in ours if _is_alike(item) or _is_the_others_turn(item, there))
+    config.hook.pytest_deselected(items=list(without))
+    items[:] = [item for item in items if item not in without]

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import inspect
 import tempfile
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import chromadb
 import pytest
 from chromadb.config import Settings
 from qdrant_client import AsyncQdrantClient, QdrantClient
+from qdrant_client.embed import schema_parser
 
 from memstate_core.embedding import LexicalEmbedder
 from memstate_core.hooks.chroma import AsyncChromaSyncHook, ChromaSyncHook
@@ -20,6 +23,10 @@ from memstate_core.hooks.qdrant import AsyncQdrantSyncHook, QdrantSyncHook
 from memstate_core.testing.hooks import scan
 from tests.servers import chroma_server, qdrant_server
 from tests.servers.processes import memory_directory
+
+# Every client has a copy of all that is known of its requests, to make which takes longer than most tests; it need not
+# be a deep one.
+schema_parser.deepcopy = copy.copy
 
 # Made once, as that takes longer than many tests, and copied, as clients write into them.
 _SETTINGS = Settings(anonymized_telemetry=False)
@@ -33,6 +40,17 @@ def settings() -> Settings:
 def remote_settings() -> Settings:
     """Without certificates, which no server here has, and which take longer to read than most tests."""
     return _SETTINGS.model_copy(update={"chroma_server_ssl_verify": False})
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """One process runs what needs a server, so that there is one of each: they take seconds to start."""
+    here = Path(__file__).parent
+    for item in items:
+        case = getattr(item, "callspec", None)
+        needed = {"async_http", "chroma_address", "qdrant_url"} & set(getattr(item, "fixturenames", ()))
+        if here in item.path.parents and (needed or (case and any("http" in str(one) for one in case.params.values()))):
+            item.add_marker(pytest.mark.xdist_group("indexes"))
 
 
 class Awaited:
