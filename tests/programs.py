@@ -26,6 +26,8 @@ import memstate.integrations.chroma
 import memstate.integrations.langchain
 import memstate.integrations.langgraph
 import memstate.integrations.qdrant  # noqa: F401
+import memstate_core.cli.worker  # noqa: F401
+from memstate_core.cli.main import main
 
 
 def run(directory: str, name: str) -> None:
@@ -44,3 +46,9 @@ def execute(code: str, *arguments: str) -> None:
     sys.argv[:] = ["-c", *arguments]
     exec(compile(code, "<code>", "exec"), {"__name__": "__main__"})
     raise SystemExit
+
+
+def work(memory: str, store: str) -> None:
+    """Run ``memstate worker`` for a store that keeps its data in a directory."""
+    os.environ["MEMORY"] = memory
+    raise SystemExit(main(["worker", store, "--poll", "0.01"]))

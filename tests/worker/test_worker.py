@@ -16,8 +16,10 @@ import pytest
 
 from memstate_core import Fact, InMemoryStorage, MemoryStore
 from memstate_core._bridge import run
+from memstate_core.cli.main import main
 from memstate_core.facts import Operation
 from memstate_core.worker import work
+from tests.forking import ForkServer
 from tests.servers import redis_server
 from tests.worker import apps
 
@@ -106,21 +108,19 @@ def test_it_works_until_it_is_told_to_end(name: str, end: signal.Signals) -> Non
     assert output.endswith("delivered 50 changes so far\n  index: 0 pending\n")
 
 
-def test_workers_are_killed_all_the_time() -> None:
+def test_workers_are_killed_all_the_time(programs: ForkServer, memory: Path) -> None:
     """Three at once, each killed at any moment and started again: in the end the index is what storage says."""
     store = apps.store()
     random_ = random.Random(1)
-    with contextlib.ExitStack() as stack:
-        for round_ in range(6):
-            workers = [stack.enter_context(working("tests.worker.apps:store", "--poll", "0.01")) for _ in range(3)]
-            fill(store, 40)
-            store.delete(f"n{random_.randrange(40)}")
-            if round_ % 2:
-                store.rollback("s", 10)
-            time.sleep(random_.uniform(0.4, 0.9))
-            for process in workers:
-                process.send_signal(signal.SIGKILL)
-        stack.enter_context(working("tests.worker.apps:async_store", "--poll", "0.01"))
+    for round_ in range(6):
+        workers = [programs.start("programs:work", memory, "tests.worker.apps:store") for _ in range(3)]
+        fill(store, 40)
+        store.delete(f"n{random_.randrange(40)}")
+        if round_ % 2:
+            store.rollback("s", 10)
+        time.sleep(random_.uniform(0, 0.5))
+        assert [process.kill() for process in workers] == [-9] * 3
+    with working("tests.worker.apps:async_store", "--poll", "0.01"):
         until_delivered(store)
     check(store)
 
@@ -181,19 +181,18 @@ def test_a_hook_that_fails_while_it_is_mended() -> None:
         ("tests.worker.apps:plain_store", "tests.worker.apps:plain_store has no deferred hook; make the store with"),
     ],
 )
-def test_it_is_misused(name: str, complaint: str) -> None:
-    ended = worker(name)
-    assert ended.returncode == 2
-    assert ended.stdout == ""
-    assert ended.stderr.startswith(f"memstate worker: {complaint}")
-    assert ended.stderr.count("\n") == 1
+def test_it_is_misused(name: str, complaint: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["worker", name]) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.startswith(f"memstate worker: {complaint}")
+    assert printed.err.count("\n") == 1
 
 
 @pytest.mark.parametrize("option", ["--poll=0", "--poll=x", "--report=-1", "--batch=0", "--batch=1.5"])
-def test_options_are_checked(option: str) -> None:
-    ended = worker("tests.worker.apps:store", option)
-    assert ended.returncode == 2
-    assert "is not a " in ended.stderr
+def test_options_are_checked(option: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["worker", "tests.worker.apps:store", option]) == 2
+    assert "is not a " in capsys.readouterr().err
 
 
 def test_an_error_of_the_users_own_code_is_one_line_and_shown_whole_for_debugging() -> None:
