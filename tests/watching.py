@@ -29,6 +29,7 @@ _UNWATCHED = (
     "tests/hooks/test_filters.py",
     "tests/hooks/test_mapping.py",
     "tests/test_",
+    "tests/unit/test_filters.py",
 )
 # Cases of the hooks' tests.
 _ELSEWHERE = ("async", "disk", "persistent", "http", "-before", "-after")
