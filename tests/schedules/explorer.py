@@ -146,6 +146,7 @@ class Call:
     result: Any = None
     error: Exception | None = None
     tried_on: int | None = None  # what was there when it last began to try
+    where: str | None = None  # see _where(); None when it has gone on since
 
 
 class World:
@@ -239,6 +240,7 @@ class World:
 
     def _go_on(self, call: Call, refusal: Exception | None = None) -> None:
         known = set(owners._alive)
+        call.where = None
         if call.at == "sleep":
             call.tried_on = self._shared()
         try:
@@ -262,8 +264,10 @@ class World:
         """What the future depends on: storage, index, and where each call stands with what it knows."""
         data = self.memory._namespaces[NAMESPACE]
         shared = (data.facts, data.heads, data.entries, data.archive, data.claims, self.index)
-        calls = [(call.dead, self._waits(call), *_where(call.coroutine)) for call in self.calls]
-        text = repr((shared, calls, self.faults))
+        for call in self.calls:
+            call.where = call.where or repr(_where(call.coroutine))
+        calls = [f"{call.dead} {self._waits(call)} {call.where}" for call in self.calls]
+        text = "\n".join((repr(shared), *calls, str(self.faults)))
         for number, call in enumerate(self.calls):
             for nth, owner in enumerate(call.owners):
                 text = text.replace(owner, f"{number} {nth}")
