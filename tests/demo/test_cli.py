@@ -52,38 +52,44 @@ class TestWholeDemo:
         assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f]", ended.stdout)
         assert max(map(len, ended.stdout.splitlines())) <= 80
 
-    def test_a_conversation_of_ones_own_is_kept_in_a_directory(self, write: Write, tmp_path: Path) -> None:
-        directory = tmp_path / "new" / "directory"
-        path = write([sample(sample_id="other"), sample()])
-        options = ("--conversation", str(path), "--sample", "small", "--directory", str(directory))
-        ended = memstate(*options, "--questions", "1", COLUMNS="100")
-        assert (ended.returncode, ended.stderr) == (0, "")
-        out = words(ended.stdout)
-        assert "small: Ann and Bo in 2 sessions with 3 turns." in out
-        assert "(Conversation 2 of 2 in the file; --sample chooses another.)" in out
-        assert "What does Ann keep?" in out
-        assert "How often was Bo stung?" not in out
-        assert "The database is " in out
-        assert {path.name for path in directory.iterdir()} == {"chroma", "memory.db"}
-        again = memstate(*options)
-        assert again.returncode == 2
-        assert again.stderr == (
-            f"memstate demo: --directory {directory} is not empty; "
-            "empty it, or name one that is empty or does not exist\n"
-        )
-
 
 @pytest.fixture
 def small(write: Write) -> list[str]:
     return ["demo", "--conversation", str(write(sample()))]
 
 
+@pytest.fixture
+def no_kills(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(acts, "_kill", lambda *arguments: None)
+
+
+@pytest.mark.usefixtures("no_kills")
+def test_a_conversation_of_ones_own_is_kept_in_a_directory(
+    write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
+    directory = tmp_path / "new" / "directory"
+    path = write([sample(sample_id="other"), sample()])
+    options = ["demo", "--conversation", str(path), "--sample", "small", "--directory", str(directory)]
+    assert main([*options, "--questions", "1"]) == 0
+    printed = capsys.readouterr()
+    assert printed.err == ""
+    out = words(printed.out)
+    assert "small: Ann and Bo in 2 sessions with 3 turns." in out
+    assert "(Conversation 2 of 2 in the file; --sample chooses another.)" in out
+    assert "What does Ann keep?" in out
+    assert "How often was Bo stung?" not in out
+    assert "The database is " in out
+    assert {path.name for path in directory.iterdir()} == {"chroma", "memory.db"}
+    assert main(options) == 2
+    assert capsys.readouterr().err == (
+        f"memstate demo: --directory {directory} is not empty; empty it, or name one that is empty or does not exist\n"
+    )
+
+
+@pytest.mark.usefixtures("no_kills")
 class TestBrokenPromises:
     """The demo checks; it does not only show."""
-
-    @pytest.fixture(autouse=True)
-    def no_kills(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(acts, "_kill", lambda *arguments: None)
 
     def test_unbroken_it_passes(self, small: list[str], capsys: pytest.CaptureFixture[str]) -> None:
         assert main(small) == 0
