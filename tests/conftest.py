@@ -100,13 +100,10 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Scheduling |
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Generator[None, Any, Any]:
-    """Nothing becomes garbage while tests are collected, and who looks for it later need not look through them, and not
-    as often: there is memory enough.
-    """
+    """Nothing becomes garbage while tests are collected, and who looks for it later need not look through them."""
     gc.disable()
     result = yield
     gc.freeze()
-    gc.set_threshold(10_000, 20, 20)
     gc.enable()
     return result
 

@@ -28,7 +28,7 @@ class Index:
         self.removed = False
 
     def versions(self) -> dict[str, int]:
-        return {id_: entry.version for id_, entry in self.entries.items()}
+        return {id_: entry.version for id_, entry in self.entries.copy().items()}
 
 
 def text_of(fact: Fact | None, target_types: set[str] | None = None) -> str | None:
@@ -77,7 +77,7 @@ class _IndexHook:
     def _search(self, query: str, limit: int, scope: Scope) -> list[SearchResult]:
         found = [
             SearchResult(id_, similarity(query, entry.text), entry.version)
-            for id_, entry in self.index.entries.items()
+            for id_, entry in self.index.entries.copy().items()
             if scope.typename in (None, entry.type) and scope.session_id in (UNSET, entry.session_id)
         ]
         return sorted(found, key=lambda result: -result.score)[:limit]
