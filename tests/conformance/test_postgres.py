@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from memstate_core import (
     AsyncMemoryStore,
     ClosedError,
     ConflictError,
+    Constraint,
     Fact,
     MemoryStore,
     StorageError,
@@ -262,8 +264,10 @@ def test_a_user_who_may_make_no_tables(url: str, schema: str) -> None:
     options = {"options": "-c role=memstate_user"}
     with PostgresStorage(url, schema=schema, connect_options=options) as storage:
         store = store_on(storage)
+        store.register_schema("user", User, Constraint(singleton_key="email"))
         store.commit(Fact("note", {}))
-        assert store.count() == 2
+        store.commit(Fact("user", {"email": "a"}))
+        assert store.count() == 3
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute("DROP OWNED BY memstate_user")
         connection.execute("DROP ROLE memstate_user")
@@ -841,15 +845,17 @@ def test_an_index_on_payloads_does_not_hide_what_is_upgraded(url: str, schema: s
 
 def test_the_common_statement_is_the_one_that_is_built() -> None:
     made = 0
-    for exists, head, entries, shared in itertools.product(
+    for exists, head, entries, shared, place, left in itertools.product(
         (False, True),
         (None, 5),
         ((), (IndexEntry("a", 3, "x"),), (IndexEntry("b", 2, 1.5),), (IndexEntry("b", 2, 7),)),
         (False, True),
+        (None, "p"),
+        (None, "p", "q"),
     ):
         version, ordinal = (4, 77) if exists else (1, -1)
-        after = StoredFact("i", "t", '{"a":1}', None, "s", "ts", version, False, 1, "p", ordinal)
-        before = after._replace(version=3) if exists else None
+        after = StoredFact("i", "t", '{"a":1}', None, "s", "ts", version, False, 1, place, ordinal)
+        before = after._replace(version=3, singleton=left) if exists else None
         new = NewEntry("s", Operation.COMMIT, "a", None, "m", "ts", 4, head, 2)
         batch = Batch(new, [FactChange(before, after, entries)])
         ground = Ground(positions={"s": (Position(4, 0, 2, False), 4)}, facts={"i": 9} if exists else {})
@@ -860,7 +866,7 @@ def test_the_common_statement_is_the_one_that_is_built() -> None:
             again = Batch(new, [FactChange(None, after._replace(version=2), entries)])
             assert writes._common(again, "n", "token", ground, 4, shared=shared) is None
             assert "max(v.version)" in writes._built(again, "n", "token", ground, 4, shared=shared)[0]
-    assert made == 32
+    assert made == 192
 
 
 def test_many_changes_are_not_compared_with_each_other(url: str, schema: str) -> None:
@@ -1060,6 +1066,34 @@ def test_a_fact_that_came_back_since_it_was_selected_is_not_taken_for_the_same(
         assert run(raw.facts("a"))["a"].version == 3
 
 
+@contextlib.contextmanager
+def delayed(url: str, schema: str, session_id: str, write: Callable[[], Any]) -> Iterator[list[BaseException]]:
+    """What a thread writes in a session, after its seq was given out, has to wait for the end of the block.
+
+    Yields the errors of it, all of which are there after the block.
+    """
+    failures: list[BaseException] = []
+
+    def call() -> None:
+        try:
+            write()
+        except BaseException as error:
+            failures.append(error)
+
+    with psycopg.connect(url) as connection:  # somebody has the session's row, and in the end does not move it
+        sessions = psycopg.sql.Identifier(schema, "memstate_sessions")
+        row = psycopg.sql.SQL("SELECT 1 FROM {} WHERE session = {} FOR UPDATE")
+        assert connection.execute(row.format(sessions, f"={session_id}")).fetchone()
+        thread = threading.Thread(target=call)
+        thread.start()
+        while not connection.execute("SELECT count(*) FROM pg_locks WHERE NOT granted").fetchone()[0]:  # type: ignore[index]
+            assert thread.is_alive()
+            time.sleep(0.01)
+        yield failures
+        connection.rollback()
+        thread.join()
+
+
 def test_a_version_number_is_not_used_twice_for_a_fact_that_nobody_looked_at(url: str, schema: str) -> None:
     """What is decided after hooks were told was looked at by an earlier transaction."""
     with PostgresStorage(url, schema=schema) as storage, PostgresStorage(url, schema=schema) as other:
@@ -1068,28 +1102,102 @@ def test_a_version_number_is_not_used_twice_for_a_fact_that_nobody_looked_at(url
         run(raw.put(fact("b"), session_id="s"))
         before = run(raw.facts("a"))["a"]
         changed = before._replace(version=2, payload="[]")
-        blocked = threading.Event()
-        with psycopg.connect(url) as connection:  # somebody has the session's row, and in the end does not move it
-            sessions = psycopg.sql.Identifier(schema, "memstate_sessions")
-            connection.execute(psycopg.sql.SQL("SELECT 1 FROM {} WHERE session = '=s' FOR UPDATE").format(sessions))
-            failures: list[BaseException] = []
-
-            def decide() -> None:
-                blocked.set()
-                try:
-                    run(raw.write(Batch(entry("s"), [FactChange(before, changed)])))
-                except BaseException as error:
-                    failures.append(error)
-
-            thread = threading.Thread(target=decide)
-            thread.start()
-            assert blocked.wait(10)
-            while not connection.execute("SELECT count(*) FROM pg_locks WHERE NOT granted").fetchone()[0]:  # type: ignore[index]
-                time.sleep(0.01)
+        decide = Batch(entry("s"), [FactChange(before, changed)])
+        with delayed(url, schema, "s", lambda: run(raw.write(decide))) as failures:
             run(twin.put(fact("a", 2)))
             now = run(twin.facts("a"))["a"]
             run(twin.write(Batch(entry(), [FactChange(now, before)], restores=True)))
-            connection.rollback()
-            thread.join()
         assert [type(error) for error in failures] == [ConflictError]
         assert run(raw.facts("a"))["a"] == before
+
+
+class TestOrderOfSeqs:
+    """Who got the smaller seq came first, also where it had to wait: the journal is replayed in the order of seqs.
+
+    In each test the session "late" has its seq and waits while others change what it is about to change, and make it
+    again what it was.
+    """
+
+    @pytest.fixture
+    def stores(self, url: str, schema: str) -> Iterator[tuple[MemoryStore, MemoryStore]]:
+        with PostgresStorage(url, schema=schema) as storage, PostgresStorage(url, schema=schema) as other:
+            late, others = MemoryStore(storage), MemoryStore(other)
+            for store in (late, others):
+                register_all(store)
+            late.commit(Fact("note", {"text": "so that there is a session"}), session_id="late")
+            yield late, others
+            self.check(others)
+
+    def check(self, store: MemoryStore) -> None:
+        """Replaying the journal gives the facts, and no place ever has two."""
+        facts: dict[str, Any] = {}
+        for transaction in reversed(store.history(limit=None)):
+            for change in transaction.changes:
+                assert facts.get(change.fact_id) == change.before
+                facts[change.fact_id] = change.after
+            places = [fact.payload["email"] for fact in facts.values() if fact and fact.type == "user"]
+            assert len(places) == len(set(places))
+        now = {fact["id"]: fact["version"] for fact in store.query()}
+        assert {id_: fact.version for id_, fact in facts.items() if fact} == now
+
+    def test_a_fact_that_comes_back(self, url: str, schema: str, stores: tuple[MemoryStore, MemoryStore]) -> None:
+        late, others = stores
+        late.commit(Fact("note", {"text": "late"}, id="n"), session_id="late")
+        late.rollback("late")
+        with delayed(url, schema, "late", lambda: late.redo("late")) as failures:
+            others.commit(Fact("note", {"text": "others"}, id="n"), session_id="others")
+            others.rollback("others")
+        assert failures == []
+        assert late.get("n")["payload"]["text"] == "late"  # type: ignore[index]
+
+    def test_a_fact_that_is_made_anew(self, url: str, schema: str, stores: tuple[MemoryStore, MemoryStore]) -> None:
+        late, others = stores
+        others.commit(Fact("note", {"text": "others"}, id="n"), session_id="others")
+        others.rollback("others")
+        commit = Fact("note", {"text": "late"}, id="n")
+        with delayed(url, schema, "late", lambda: late.commit(commit, session_id="late")) as failures:
+            others.redo("others")
+            others.rollback("others")
+        assert failures == []
+        assert late.get("n")["version"] == 2  # type: ignore[index]
+
+    @pytest.mark.parametrize("leaves", ["deleted", "updated"])
+    @pytest.mark.parametrize("enters", ["made", "updated"])
+    def test_a_singleton_place(
+        self, url: str, schema: str, stores: tuple[MemoryStore, MemoryStore], enters: str, leaves: str
+    ) -> None:
+        late, others = stores
+        late.commit(Fact("user", {"email": "a"}, id="a"), session_id="late")
+
+        def enter() -> None:
+            if enters == "made":
+                late.commit(Fact("user", {"email": "x"}), session_id="late")
+            else:
+                late.update("a", {"email": "x"})
+
+        with delayed(url, schema, "late", enter) as failures:
+            others.commit(Fact("user", {"email": "x"}, id="b"), session_id="others")
+            if leaves == "deleted":
+                others.delete("b")
+            else:
+                others.update("b", {"email": "y"})
+        assert failures == []
+        assert late.count("user", {"email": "x"}) == 1
+
+    @pytest.mark.parametrize("after", [False, True])
+    def test_a_fact_that_nobody_looked_at(
+        self, url: str, schema: str, stores: tuple[MemoryStore, MemoryStore], after: bool
+    ) -> None:
+        late, others = stores
+        late.commit(Fact("note", {"text": "late"}, id="n"), session_id="late")
+        late.update("n", {"text": "late again"})
+        raw = Raw(late.storage, "default")
+        now = run(raw.facts("n"))["n"]
+        first = run(raw.ask(lambda tx: tx.versions([("n", 1)])))["n", 1]
+        change = Batch(entry("late", parent=3), [FactChange(now, first if after else None)], restores=after)
+        with delayed(url, schema, "late", lambda: run(raw.write(change))) as failures:
+            with others.transaction(session_id="others") as tx:
+                tx.update("n", {"text": "others"})
+            others.rollback("others")
+        assert failures == []
+        assert bool(late.get("n")) == after

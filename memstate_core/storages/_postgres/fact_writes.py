@@ -18,6 +18,14 @@ from memstate_core.storages._postgres.tables import key_of, name_of
 _F: Final = name_of(tables.FACTS)
 _V: Final = name_of(tables.VERSIONS)
 _X: Final = name_of(tables.FIELDS)
+# What gives out seqs.
+SEQUENCE: Final = f"CAST(pg_get_serial_sequence($name${name_of(tables.TRANSACTIONS)}$name$, 'seq') AS regclass)"
+
+# The greatest seq that anybody has got, for who may know it: to make an entry takes no right to the sequence.
+_LAST: Final = (
+    "(SELECT CASE WHEN has_sequence_privilege(s, 'USAGE, SELECT') THEN pg_sequence_last_value(s) END "
+    f"FROM (SELECT {SEQUENCE} AS s) q)"
+)
 
 # The namespace as the index of ordinals has it.
 _IN_ORDER: Final = "f.namespace || '' = $1"
@@ -43,7 +51,10 @@ _FACT_INPUT: Final = (
     ("plain", "boolean"),
 )
 _BEFORE_INPUT: Final = (("at", "bigint"), ("was", "bigint"), ("stamp", "bigint"))
-_SAME_FACT: Final = "f.ordinal = x.at AND f.version = x.was AND f.stamp = coalesce(x.stamp, f.stamp)"
+# Also one that is the same again must have become so before this transaction got its seq.
+_SAME_FACT: Final = (
+    "f.ordinal = x.at AND f.version = x.was AND f.stamp = coalesce(x.stamp, f.stamp) AND f.stamp < e.seq"
+)
 # What a version always has. A place may have to be set anew though it is the same.
 _CONTENT: Final = frozenset(StoredFact._fields) - {"id", "version", "singleton"}
 _FIELD_INPUT: Final = (
@@ -137,6 +148,41 @@ def write_facts(made: WriteStatement, batch: Batch, ground: Ground) -> None:
             f"INSERT INTO {name_of(tables.TOUCHED)} (namespace, fact_id, seq) "
             f"SELECT $1, x.id, e.seq FROM entry e, {source}",
         )
+    check_order(made, returning(batch), entering(batch.changes))
+
+
+def returning(batch: Batch) -> list[str]:
+    """Ids of facts that are made, and were there before."""
+    return [
+        after.id
+        for before, after, _ in batch.changes
+        if before is None and after is not None and (batch.restores or after.version > 1)
+    ]
+
+
+def entering(changes: Sequence[FactChange]) -> list[str]:
+    """Singleton places that facts enter which were not in them."""
+    return [
+        after.singleton
+        for before, after, _ in changes
+        if after is not None and after.singleton is not None and (before is None or before.singleton != after.singleton)
+    ]
+
+
+def check_order(made: WriteStatement, ids: Sequence[str], places: Sequence[str]) -> None:
+    """See that ids and places which are taken, and were free, did not become so in a transaction with a greater seq.
+
+    That one would have come and gone while this statement, which has its seq, was waiting, and the journal would have
+    the two in the wrong order. It is looked at when they are taken, by a function that sees what is there now, and
+    only where anybody has got a greater seq, which a sequence tells everybody at once.
+    """
+    if not ids and not places:
+        return
+    seq = "(SELECT seq FROM entry)"
+    overtaken = f"{_V.partition('.')[0]}.memstate_overtaken($1, {seq}, {made.array(ids)}, {made.array(places)})"
+    made.facts.append(
+        f"NOT {overtaken}" if made.shared else f"CASE {seq} WHEN {_LAST} THEN true ELSE NOT {overtaken} END"
+    )
 
 
 def _kept(batch: Batch, ground: Ground) -> list[tuple[str, int]]:

@@ -10,7 +10,15 @@ import psycopg
 
 from memstate_core.errors import StorageError
 from memstate_core.storages._postgres.ports import Port, Source
-from memstate_core.storages._postgres.tables import PAYLOAD_INDEX, VERSIONS, WRITES, first_migration, in_schema, name_of
+from memstate_core.storages._postgres.tables import (
+    PAYLOAD_INDEX,
+    TRANSACTIONS,
+    VERSIONS,
+    WRITES,
+    first_migration,
+    in_schema,
+    name_of,
+)
 
 _PREFIX: Final = name_of(VERSIONS).partition(".")[0]
 _MIGRATIONS_TABLE: Final = f"{_PREFIX}.memstate_migrations"
@@ -28,9 +36,27 @@ LANGUAGE sql VOLATILE AS $$
 $$
 """
 
+# Whether one of these facts was changed, or one of these singleton places left, by a transaction with a greater seq.
+_OVERTAKEN: Final = f"""
+CREATE FUNCTION {_PREFIX}.memstate_overtaken(in_namespace text, after_seq bigint, ids text[], places text[])
+RETURNS boolean LANGUAGE sql VOLATILE AS $$
+    SELECT EXISTS (
+        SELECT 1 FROM {name_of(TRANSACTIONS)} t CROSS JOIN LATERAL json_array_elements(CAST(t.changes AS json)) change
+        WHERE t.namespace || '' = in_namespace AND t.seq > after_seq AND (
+            change ->> 0 = ANY (ids) OR EXISTS (
+                SELECT 1 FROM {name_of(VERSIONS)} v
+                WHERE v.namespace = in_namespace AND v.id = change ->> 0
+                AND v.version = CAST(change ->> 1 AS bigint) AND v.singleton = ANY (places)
+            )
+        )
+    )
+$$
+"""
+
 MIGRATIONS: Final[Sequence[Callable[[], Sequence[str]]]] = [
     lambda: [*first_migration(), _USED],
     lambda: [f"CREATE INDEX memstate_writes_by_time ON {name_of(WRITES)} (at)"],
+    lambda: [_OVERTAKEN],
 ]
 
 _APPLIED: Final = f"SELECT coalesce(max(number), 0) FROM {_MIGRATIONS_TABLE}"

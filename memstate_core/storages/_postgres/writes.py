@@ -18,7 +18,14 @@ from pydantic_core import to_json
 from memstate_core.filters import ABSENT
 from memstate_core.protocols import Batch
 from memstate_core.storages._postgres import tables
-from memstate_core.storages._postgres.fact_writes import fact_input, field_key, numeric, write_facts
+from memstate_core.storages._postgres.fact_writes import (
+    SEQUENCE,
+    entering,
+    fact_input,
+    field_key,
+    numeric,
+    write_facts,
+)
 from memstate_core.storages._postgres.other_writes import (
     put_into_outbox,
     settle,
@@ -26,13 +33,12 @@ from memstate_core.storages._postgres.other_writes import (
     write_definitions,
     write_records,
 )
-from memstate_core.storages._postgres.parts import Ground, WriteStatement, whole
+from memstate_core.storages._postgres.parts import Ground, WriteStatement, array_text, whole
 from memstate_core.storages._postgres.tables import name_of, session_key
 
 _T: Final = name_of(tables.TRANSACTIONS)
 _S: Final = name_of(tables.SESSIONS)
 _C: Final = name_of(tables.CLAIMS)
-_SEQUENCE: Final = f"CAST(pg_get_serial_sequence($name${_T}$name$, 'seq') AS regclass)"
 
 
 def statement_of(
@@ -118,7 +124,8 @@ def _common(
             return None
     elif before.ordinal != after.ordinal or len(ground.facts) != 1 or ground.facts.get(before.id) is None:
         return None
-    shape = (before is None, new.head is None, len(entries), shared)
+    places = entering(batch.changes)
+    shape = (before is None, new.head is None, len(entries), shared, bool(places))
     text = _texts.get(shape)
     if text is None:
         text = _texts[shape] = _built(batch, namespace, token, ground, latest, shared=shared)[0]
@@ -152,6 +159,8 @@ def _common(
     for path, kind, value in entries:
         number, words = (None, value) if isinstance(value, str) else (numeric(value), None)
         values += (known, whole(0), field_key(namespace, after.type, path), whole(kind), number, words)
+    if places:
+        values += (array_text([]), array_text(places))
     return text, values
 
 
@@ -220,7 +229,7 @@ def _write_entry(made: WriteStatement, batch: Batch, token: str, latest: int) ->
         # What gives out seqs is moved on, by what it does itself: so it never goes back, whoever asks it meanwhile.
         seq = made.value(new.seq, "bigint")
         sources.append(
-            f"(SELECT count(nextval(s)) AS n FROM (SELECT {_SEQUENCE} AS s) q, "
+            f"(SELECT count(nextval(s)) AS n FROM (SELECT {SEQUENCE} AS s) q, "
             f"generate_series(coalesce(pg_sequence_last_value(s), 0) + 1, {seq})) skipped"
         )
         columns, values = f"seq, {columns}", f"{seq} + 0 * skipped.n, {values}"
