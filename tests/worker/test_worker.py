@@ -129,7 +129,8 @@ def test_a_database_that_is_away_is_waited_for(monkeypatch: pytest.MonkeyPatch) 
     with redis_server(settings=["appendonly=yes", "appendfsync=always"]) as server:
         monkeypatch.setenv("REDIS", server.url)
         store = apps.redis_store()
-        with working("tests.worker.apps:redis_store", "--poll", "0.05", "--report", "0.2") as process:
+        started = working("tests.worker.apps:redis_store", "--poll", "0.05", "--report", "0.2")
+        with store.storage, started as process:
             store.commit(Fact("note", {"text": "before"}, id="n"))
             until_delivered(store)
             server.kill()
