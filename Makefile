@@ -1,7 +1,7 @@
 # `make demo` and `make test` need Python 3.11 or newer, git and make; everything else goes into .venv.
 
 PYTHON ?= python3
-JOBS ?= 3
+JOBS ?= 4
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
@@ -25,6 +25,8 @@ demo: $(VENV)/.demo
 	@$(BIN)/memstate demo
 
 test: lint
+	@# Else each of the tests' processes would do so.
+	@$(BIN)/python -m compileall -q memstate* tests benchmarks
 	$(BIN)/python -m pytest -n $(JOBS) --cov
 
 lint: $(VENV)/.dev

@@ -84,10 +84,15 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> Generator[None]:
     """One process runs all the programs: to import what they do takes as long as many of them."""
+    from tests.sharing_out import left_to_others  # what it imports, coverage watches
+
     for item in items:
         if "programs" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.xdist_group("programs"))
     yield
+    left = left_to_others(items)
+    config.hook.pytest_deselected(items=list(left))
+    items[:] = [item for item in items if item not in left]
     if config.getoption("loadgroup", False):
         name_groups(items)
     spread(items)
@@ -100,10 +105,14 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Scheduling |
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Generator[None, Any, Any]:
-    """Nothing becomes garbage while tests are collected, and who looks for it later need not look through them."""
+    """Nothing becomes garbage while tests are collected, and who looks for it later need not look through them.
+
+    That is done more rarely than usual, too: the tests make many objects, and few of them are for the garbage.
+    """
     gc.disable()
     result = yield
     gc.freeze()
+    gc.set_threshold(5000, 20, 10)
     gc.enable()
     return result
 

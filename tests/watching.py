@@ -13,7 +13,7 @@ import pytest
 # It watches every rule once, on memory; of what depends on the storage, each storage once; of the indexes, those in the
 # same process that are not awaited; and nothing that tests more than the core, or finds hardly anything that others do
 # not find in less time.
-_WATCHED = ("memory-sync", "sqlite-file-async", "postgres-async", "redis-sync")
+_WATCHED = ("memory", "sqlite-file-async", "postgres-async", "redis-sync")
 _STORAGES = ("storage_protocol", "records", "outbox", "opening")
 # Of what only an asynchronous store has, on memory too.
 _AWAITED = "memory-async"
@@ -25,7 +25,11 @@ _UNWATCHED = (
     "tests/schedules/",
     "tests/langchain/",
     "tests/langgraph/",
+    "tests/demo/test_kills.py",
     "tests/demo/test_locomo.py",
+    "tests/demo/test_memory.py",
+    "tests/hooks/test_chroma_conformance.py",
+    "tests/hooks/test_embedding.py",
     "tests/hooks/test_filters.py",
     "tests/hooks/test_mapping.py",
     "tests/test_",

@@ -21,10 +21,10 @@ from qdrant_client import QdrantClient, models
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
-from tests.conformance.conftest import FACTORIES
 from tests.langchain.stores import async_store, sync_store
 from tests.langchain.words import DIMENSIONS, Words
 from tests.servers import Databases
+from tests.storages import FACTORIES
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -11,7 +11,7 @@ import pytest_asyncio
 from memstate import AsyncMemoryStore, MemoryStore
 from memstate_core.testing import StorageFactory
 from memstate_langgraph import AsyncMemStateCheckpointer, AsyncMemStateStore, MemStateCheckpointer, MemStateStore
-from tests.conformance.conftest import FACTORIES
+from tests.storages import FACTORIES
 
 KINDS = [kind for kind in FACTORIES if not kind.startswith("sqlite-memory")]
 

@@ -1,0 +1,67 @@
+"""Which tests are tried with which storage: all of them on each, but not in each flavour of each."""
+
+from __future__ import annotations
+
+import zlib
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+import pytest
+
+from memstate_core.testing.profiles import THOROUGH
+from tests.storages import FACTORIES
+
+# These are about what a storage itself does.
+_OF_STORAGES: Final = tuple(
+    f"tests/conformance/test_{name}.py" for name in ("opening", "outbox", "racing", "records", "storage_protocol")
+)
+# To all others the two flavours of a storage differ in how they are reached. Each test is the sync one's on one storage
+# of a pair, and the async one's on the other, in turns.
+_PAIRS: Final = (("postgres", "redis"), ("memory", "sqlite-file"))
+# Takes every second turn of another one, which it hardly differs from.
+_STAND_IN: Final = ("sqlite-file-sync", "sqlite-memory-sync")
+
+# To a storage these look like commit, update or rollback; what differs is the engine's. Where they are tried at every
+# step, one of those that need a server is enough.
+_ALIKE: Final = ("commit again", "commit_model", "delete", "rollback to", "redo", "checkout")
+_AT_EVERY_STEP: Final = ("test_with_hooks", "test_without_hooks", "test_at_every_await", "test_at_every_call")
+
+
+def left_to_others(items: Sequence[pytest.Item]) -> set[pytest.Item]:
+    """Tests that need not be run, since the same one is run with other storages."""
+    if THOROUGH:
+        return set()
+    cases: defaultdict[str, dict[str, pytest.Item]] = defaultdict(dict)
+    for item in items:
+        storage = _storage(item)
+        if storage and not item.nodeid.startswith(_OF_STORAGES):
+            cases[item.nodeid.replace(storage, "*")][storage] = item
+    return {kinds[storage] for case, kinds in cases.items() for storage in _left(case, kinds)}
+
+
+def _storage(item: pytest.Item) -> str | None:
+    case = getattr(item, "callspec", None)
+    found = [value for value in case.params.values() if isinstance(value, str) and value in FACTORIES] if case else []
+    return found[0] if found else None
+
+
+def _left(case: str, kinds: Mapping[str, pytest.Item]) -> set[str]:
+    chance = zlib.crc32(case.encode())
+    left: set[str] = set()
+    for number, pair in enumerate(_PAIRS):
+        flavours = ("sync", "async") if chance >> number & 1 else ("async", "sync")
+        if all(f"{database}-{flavour}" in kinds for database in pair for flavour in flavours):
+            left |= {f"{database}-{flavour}" for database, flavour in zip(pair, flavours, strict=True)}
+    if all(kind in kinds for kind in _STAND_IN):
+        left |= set(_STAND_IN) if _STAND_IN[0] in left else {_STAND_IN[chance >> 2 & 1]}
+    if _is_alike(case):
+        one, other = _PAIRS[0] if chance >> 3 & 1 else _PAIRS[0][::-1]
+        if any(kind.startswith(one) for kind in kinds):
+            left |= {kind for kind in kinds if kind.startswith(other)}
+    return left
+
+
+def _is_alike(case: str) -> bool:
+    test, _, parameters = case.partition("[")
+    return any(one in test for one in _AT_EVERY_STEP) and parameters.removeprefix("*-").startswith(_ALIKE)
