@@ -9,7 +9,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 # Where this is set, each of the tests' processes would compile everything anew.
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: help demo test lint bench faults docs clean
+.PHONY: help demo test lint compiled bench faults docs clean
 .DELETE_ON_ERROR:
 
 help:
@@ -24,15 +24,18 @@ help:
 demo: $(VENV)/.demo
 	@$(BIN)/memstate demo
 
-test: lint
-	@# Else each of the tests' processes would do so.
-	@$(BIN)/python -m compileall -q memstate* tests benchmarks
+test: $(VENV)/.dev
+	@$(MAKE) --no-print-directory --jobs=2 lint compiled
 	$(BIN)/python -m pytest -n $(JOBS) --cov
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+# What the tests import, compiled once, beside the other checks; else each of their processes would do so.
+compiled: $(VENV)/.dev
+	@$(BIN)/python -m pytest --collect-only -qq > /dev/null || true
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks
@@ -51,7 +54,7 @@ clean:
 # be had, or pip has been told of other places than it knows, pip does it.
 $(VENV)/.demo $(VENV)/.dev: $(VENV)/.%: pyproject.toml | $(BIN)/python
 	@echo "Installing MemState and what '$*' needs into $(VENV) ..."
-	@{ $(PIP) uv && $(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --editable ".[$*]"; } \
+	@{ $(PIP) uv && $(BIN)/uv pip install --quiet --python $(BIN)/python --editable ".[$*]"; } \
 	  || $(PIP) --editable ".[$*]"
 	@touch $@
 

@@ -53,7 +53,7 @@ def test_killed_at_random(
         board.at("starting")
         board.linger_at("starting")
         worker = processes.start("kills:work_until_killed", tmp_path, rng.getrandbits(32), rng.choice(list(USES)))
-        _wait_for_the_moment(worker, board, aim, rng, 0.06 if place.is_served else 0.12)
+        _wait_for_the_moment(worker, board, aim, rng, 0.04 if place.is_served else 0.06)
         assert worker.kill() == -9, worker.errors
         fell[board.point] += 1
         place.wait_until_gone(client_name(worker.pid))
