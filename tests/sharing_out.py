@@ -1,7 +1,8 @@
-"""Which tests are tried with which storage: all of them on each, but not in each flavour of each."""
+"""Which tests are tried with which storage or index: all of them on each, but not in each flavour of each."""
 
 from __future__ import annotations
 
+import itertools
 import zlib
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -12,15 +13,20 @@ import pytest
 from memstate_core.testing.profiles import THOROUGH
 from tests.storages import FACTORIES
 
-# These are about what a storage itself does.
-_OF_STORAGES: Final = tuple(
-    f"tests/conformance/test_{name}.py" for name in ("opening", "outbox", "racing", "records", "storage_protocol")
+# These are about what a storage itself does, or promised of every one.
+_OF_STORAGES: Final = (
+    *(f"tests/conformance/test_{name}.py" for name in ("opening", "outbox", "racing", "records", "storage_protocol")),
+    "tests/langgraph/test_conformance.py",
+    "tests/langgraph/test_rewind.py::test_memory_is_the_state",
 )
 # To all others the two flavours of a storage differ in how they are reached. Each test is the sync one's on one storage
 # of a pair, and the async one's on the other, in turns.
 _PAIRS: Final = (("postgres", "redis"), ("memory", "sqlite-file"))
 # Takes every second turn of another one, which it hardly differs from.
 _STAND_IN: Final = ("sqlite-file-sync", "sqlite-memory-sync")
+
+# An index in the same process is the same to a hook, wherever it keeps its data. Each test has one of these, in turns.
+_INDEXES: Final = (("ephemeral", "persistent"), ("memory", "disk", "async memory"))
 
 # To a storage these look like commit, update or rollback; what differs is the engine's. Where they are tried at every
 # step, one of those that need a server is enough.
@@ -34,15 +40,19 @@ def left_to_others(items: Sequence[pytest.Item]) -> set[pytest.Item]:
         return set()
     cases: defaultdict[str, dict[str, pytest.Item]] = defaultdict(dict)
     for item in items:
-        storage = _storage(item)
-        if storage and not item.nodeid.startswith(_OF_STORAGES):
-            cases[item.nodeid.replace(storage, "*")][storage] = item
-    return {kinds[storage] for case, kinds in cases.items() for storage in _left(case, kinds)}
+        kind = _kind(item)
+        if kind and not item.nodeid.startswith(_OF_STORAGES):
+            cases[item.nodeid.replace(kind, "*")][kind] = item
+    return {kinds[kind] for case, kinds in cases.items() for kind in _left(case, kinds)}
 
 
-def _storage(item: pytest.Item) -> str | None:
+_KINDS: Final = {*FACTORIES, *itertools.chain(*_INDEXES)}
+
+
+def _kind(item: pytest.Item) -> str | None:
+    """The storage or index that a test is run with."""
     case = getattr(item, "callspec", None)
-    found = [value for value in case.params.values() if isinstance(value, str) and value in FACTORIES] if case else []
+    found = [value for value in case.params.values() if isinstance(value, str) and value in _KINDS] if case else []
     return found[0] if found else None
 
 
@@ -55,6 +65,10 @@ def _left(case: str, kinds: Mapping[str, pytest.Item]) -> set[str]:
             left |= {f"{database}-{flavour}" for database, flavour in zip(pair, flavours, strict=True)}
     if all(kind in kinds for kind in _STAND_IN):
         left |= set(_STAND_IN) if _STAND_IN[0] in left else {_STAND_IN[chance >> 2 & 1]}
+    for indexes in _INDEXES:
+        there = [index for index in indexes if index in kinds]
+        if len(there) > 1:
+            left |= {*there} - {there[chance % len(there)]}
     if _is_alike(case):
         one, other = _PAIRS[0] if chance >> 3 & 1 else _PAIRS[0][::-1]
         if any(kind.startswith(one) for kind in kinds):

@@ -35,14 +35,37 @@ _UNWATCHED = (
     "tests/test_",
     "tests/unit/test_filters.py",
 )
+# Tests that take long, and go only where others have been.
+_LONG = (
+    "test_an_exception_rolls_it_back",
+    "test_behind_pgbouncer",
+    "test_beside_threads",
+    "test_drift_is_found_and_mended",
+    "test_equal_texts_do_not_hide_the_others",
+    "test_functions_and_other_names_take_part",
+    "test_memory_stays_flat",
+    "test_mistakes_are_named",
+    "test_other_looks_stay",
+    "test_places_are_equal_when_type_values_and_session_are",
+    "test_plain_data_look_like_tables",
+    "test_the_model_changes_under_threads_of_the_same_store",
+    "test_the_traceback_shows_the_cell",
+    "test_threads_share_a_hook",
+    "test_undoing_any_history_and_doing_it_again",
+    "test_vectors_of_the_one_before_are_refused",
+    "test_what_a_cell_gives_is_its_last_value",
+    "test_what_has_ended_is_garbage_at_once",
+    "test_what_is_stored_or_refused_is_the_same_as_when_all_is_validated",
+    "test_when_a_hook_fails_too",
+)
 # Cases of the hooks' tests.
-_ELSEWHERE = ("async", "disk", "persistent", "http", "-before", "-after")
+_ELSEWHERE = ("async", "http", "-before", "-after")
 
 
 def _is_watched(test: str) -> bool:
     place, _, parameters = test.partition("[")
     file = place.partition("::")[0]
-    if file.startswith(_UNWATCHED):
+    if file.startswith(_UNWATCHED) or place.endswith(_LONG):
         return False
     if file.startswith("tests/conformance/") and any(one in parameters for one in _FLAVOURED):
         name = file.removeprefix("tests/conformance/test_").removesuffix(".py")

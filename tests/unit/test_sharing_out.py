@@ -62,6 +62,16 @@ def test_what_looks_alike_to_a_storage_is_tried_at_every_step_on_one_server() ->
         assert len(tried(test, "-commit-before")) == len(DATABASES)
 
 
+def test_one_index_in_this_process_is_enough() -> None:
+    seen = set()
+    for number in range(100):
+        test = f"hooks/test_qdrant_conformance.py::test_{number}"
+        (one, *others) = tried(test, kinds=["memory", "disk", "async memory", "http", "async http"])
+        assert others == ["http", "async http"]
+        seen.add(one)
+    assert seen == {"memory", "disk", "async memory"}
+
+
 def test_all_are_tried_where_it_is_to_be_thorough(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sharing_out, "THOROUGH", True)
     assert tried("langgraph/test_store.py::test_one") == list(FACTORIES)
