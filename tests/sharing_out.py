@@ -25,8 +25,9 @@ _PAIRS: Final = (("postgres", "redis"), ("memory", "sqlite-file"))
 # Takes every second turn of another one, which it hardly differs from.
 _STAND_IN: Final = ("sqlite-file-sync", "sqlite-memory-sync")
 
-# An index in the same process is the same to a hook, wherever it keeps its data. Each test has one of these, in turns.
-_INDEXES: Final = (("ephemeral", "persistent"), ("memory", "disk", "async memory"))
+# An index in the same process is the same to a hook, wherever it keeps its data, and a server is the same to both
+# flavours. Each test has one of these, in turns.
+_INDEXES: Final = (("ephemeral", "persistent"), ("memory", "disk", "async memory"), ("http", "async http"))
 
 # To a storage these look like commit, update or rollback; what differs is the engine's. Where they are tried at every
 # step, one of those that need a server is enough.
@@ -63,6 +64,10 @@ def _left(case: str, kinds: Mapping[str, pytest.Item]) -> set[str]:
         flavours = ("sync", "async") if chance >> number & 1 else ("async", "sync")
         if all(f"{database}-{flavour}" in kinds for database in pair for flavour in flavours):
             left |= {f"{database}-{flavour}" for database, flavour in zip(pair, flavours, strict=True)}
+    for flavour, other in itertools.permutations(("sync", "async")):
+        served = [f"{database}-{flavour}" for database in _PAIRS[0]]
+        if all(kind in kinds for kind in served) and not any(f"{one}-{other}" in kinds for one in _PAIRS[0]):
+            left.add(served[chance >> 4 & 1])  # what only one flavour has, one server is enough for
     if all(kind in kinds for kind in _STAND_IN):
         left |= set(_STAND_IN) if _STAND_IN[0] in left else {_STAND_IN[chance >> 2 & 1]}
     for indexes in _INDEXES:
