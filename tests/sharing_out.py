@@ -1,4 +1,4 @@
-"""Which tests are tried with which storage or index: all of them on each, but not in each flavour of each."""
+"""Which tests are tried with which storage or index: what does not depend on it need not be tried with all of them."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ _OF_STORAGES: Final = (
     "tests/langgraph/test_conformance.py",
     "tests/langgraph/test_rewind.py::test_memory_is_the_state",
 )
-# To all others the two flavours of a storage differ in how they are reached. Each test is the sync one's on one storage
-# of a pair, and the async one's on the other, in turns.
+# The two flavours of a storage differ in how they reach it, which is nothing to all other tests. Each of them is the
+# sync one's on one storage of a pair, and the async one's on the other, in turns.
 _PAIRS: Final = (("postgres", "redis"), ("memory", "sqlite-file"))
 # Takes every second turn of another one, which it hardly differs from.
 _STAND_IN: Final = ("sqlite-file-sync", "sqlite-memory-sync")
@@ -30,7 +30,7 @@ _STAND_IN: Final = ("sqlite-file-sync", "sqlite-memory-sync")
 _INDEXES: Final = (("ephemeral", "persistent"), ("memory", "disk", "async memory"), ("http", "async http"))
 
 # To a storage these look like commit, update or rollback; what differs is the engine's. Where they are tried at every
-# step, one of those that need a server is enough.
+# step, one server is enough; and so it is for what only one flavour has.
 _ALIKE: Final = ("commit again", "commit_model", "delete", "rollback to", "redo", "checkout")
 _AT_EVERY_STEP: Final = ("test_with_hooks", "test_without_hooks", "test_at_every_await", "test_at_every_call")
 
@@ -64,20 +64,18 @@ def _left(case: str, kinds: Mapping[str, pytest.Item]) -> set[str]:
         flavours = ("sync", "async") if chance >> number & 1 else ("async", "sync")
         if all(f"{database}-{flavour}" in kinds for database in pair for flavour in flavours):
             left |= {f"{database}-{flavour}" for database, flavour in zip(pair, flavours, strict=True)}
-    for flavour, other in itertools.permutations(("sync", "async")):
-        served = [f"{database}-{flavour}" for database in _PAIRS[0]]
-        if all(kind in kinds for kind in served) and not any(f"{one}-{other}" in kinds for one in _PAIRS[0]):
-            left.add(served[chance >> 4 & 1])  # what only one flavour has, one server is enough for
     if all(kind in kinds for kind in _STAND_IN):
         left |= set(_STAND_IN) if _STAND_IN[0] in left else {_STAND_IN[chance >> 2 & 1]}
     for indexes in _INDEXES:
         there = [index for index in indexes if index in kinds]
         if len(there) > 1:
             left |= {*there} - {there[chance % len(there)]}
-    if _is_alike(case):
-        one, other = _PAIRS[0] if chance >> 3 & 1 else _PAIRS[0][::-1]
-        if any(kind.startswith(one) for kind in kinds):
-            left |= {kind for kind in kinds if kind.startswith(other)}
+    one, other = _PAIRS[0] if chance >> 3 & 1 else _PAIRS[0][::-1]
+    on_one = [kind for kind in kinds if kind.startswith(one)]
+    on_other = [kind for kind in kinds if kind.startswith(other)]
+    flavours_there = {kind.rpartition("-")[2] for kind in (*on_one, *on_other)}
+    if on_one and (_is_alike(case) or len(flavours_there) == 1):
+        left.update(on_other)
     return left
 
 

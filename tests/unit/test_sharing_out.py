@@ -64,7 +64,11 @@ def test_what_looks_alike_to_a_storage_is_tried_at_every_step_on_one_server() ->
 
 def test_what_only_one_flavour_has_is_tried_on_one_server() -> None:
     kinds = [kind for kind in FACTORIES if kind.endswith("-async")]
-    found = [tried(f"conformance/test_cancelling.py::test_{number}", kinds=kinds) for number in range(20)]
+    found = [
+        tried(f"conformance/test_cancelling.py::{name}{number}", parameters, kinds)
+        for name, parameters in (("test_", ""), ("Test::test_at_every_await", "-delete"))
+        for number in range(20)
+    ]
     for one in found:
         assert {"memory-async", "sqlite-file-async"} <= set(one)
         assert len(one) == 3

@@ -13,13 +13,11 @@ from memstate_core.protocols import Batch
 from memstate_core.storages._ordinals import LARGEST_TRANSACTION, ordinal
 from memstate_core.storages._postgres import tables
 from memstate_core.storages._postgres.parts import MANY, Ground, WriteStatement
-from memstate_core.storages._postgres.tables import key_of, name_of
+from memstate_core.storages._postgres.tables import SEQUENCE, key_of, name_of
 
 _F: Final = name_of(tables.FACTS)
 _V: Final = name_of(tables.VERSIONS)
 _X: Final = name_of(tables.FIELDS)
-# What gives out seqs.
-SEQUENCE: Final = f"CAST(pg_get_serial_sequence($name${name_of(tables.TRANSACTIONS)}$name$, 'seq') AS regclass)"
 
 # The greatest seq that anybody has got, for who may know it: to make an entry takes no right to the sequence.
 _LAST: Final = (
@@ -148,10 +146,10 @@ def write_facts(made: WriteStatement, batch: Batch, ground: Ground) -> None:
             f"INSERT INTO {name_of(tables.TOUCHED)} (namespace, fact_id, seq) "
             f"SELECT $1, x.id, e.seq FROM entry e, {source}",
         )
-    check_order(made, returning(batch), entering(batch.changes))
+    _check_order(made, _returning(batch), entering(batch.changes))
 
 
-def returning(batch: Batch) -> list[str]:
+def _returning(batch: Batch) -> list[str]:
     """Ids of facts that are made, and were there before."""
     return [
         after.id
@@ -169,7 +167,7 @@ def entering(changes: Sequence[FactChange]) -> list[str]:
     ]
 
 
-def check_order(made: WriteStatement, ids: Sequence[str], places: Sequence[str]) -> None:
+def _check_order(made: WriteStatement, ids: Sequence[str], places: Sequence[str]) -> None:
     """See that ids and places which are taken, and were free, did not become so in a transaction with a greater seq.
 
     That one would have come and gone while this statement, which has its seq, was waiting, and the journal would have

@@ -265,6 +265,10 @@ def name_of(table: sa.Table) -> str:
     return f"{_SCHEMA}.{table.name}"
 
 
+# What gives out seqs.
+SEQUENCE: Final = f"CAST(pg_get_serial_sequence($name${name_of(TRANSACTIONS)}$name$, 'seq') AS regclass)"
+
+
 @functools.cache
 def first_migration() -> Sequence[str]:
     """All tables as they were at the beginning."""

@@ -19,7 +19,6 @@ from memstate_core.filters import ABSENT
 from memstate_core.protocols import Batch
 from memstate_core.storages._postgres import tables
 from memstate_core.storages._postgres.fact_writes import (
-    SEQUENCE,
     entering,
     fact_input,
     field_key,
@@ -34,7 +33,7 @@ from memstate_core.storages._postgres.other_writes import (
     write_records,
 )
 from memstate_core.storages._postgres.parts import Ground, WriteStatement, array_text, whole
-from memstate_core.storages._postgres.tables import name_of, session_key
+from memstate_core.storages._postgres.tables import SEQUENCE, name_of, session_key
 
 _T: Final = name_of(tables.TRANSACTIONS)
 _S: Final = name_of(tables.SESSIONS)
