@@ -1,8 +1,8 @@
 """Ends what one process started, and removes its directory, once that process is gone.
 
-``python guard.py DIRECTORY`` reads ``+ID`` for a process that was started and ``-ID`` for one that ended, a line each,
-and acts on the line ``end`` or when its standard input ends. A fork can hold that open for longer, so the parent is
-watched too.
+``python guard.py DIRECTORY PARENT`` reads ``+ID`` for a process that was started and ``-ID`` for one that ended,
+a line each, and acts on the line ``end`` or when its standard input ends. A fork can hold that open for longer, so the
+parent is watched too.
 """
 
 from __future__ import annotations
@@ -18,9 +18,11 @@ import time
 ENDING_SECONDS = 5.0
 
 
-def watch() -> set[int]:
-    """Returns the processes that still run when nobody needs them any more."""
-    parent = os.getppid()
+def watch(parent: int) -> set[int]:
+    """Returns the processes that still run when nobody needs them any more.
+
+    :param parent: who started this; it may have ended before this could ask who that was.
+    """
     running: set[int] = set()
     unread = b""
     while os.getppid() == parent:
@@ -61,5 +63,5 @@ def remove(directory: str) -> None:
 if __name__ == "__main__":
     for name in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(name, signal.SIG_IGN)
-    end(watch())
+    end(watch(int(sys.argv[2])))
     remove(sys.argv[1])

@@ -57,7 +57,7 @@ class Place:
         if user is not None:
             os.chown(self.directory, user.pw_uid, user.pw_gid)
         self._guard = subprocess.Popen(
-            [sys.executable, "-I", "-S", Path(__file__).with_name("guard.py"), self.directory],
+            [sys.executable, "-I", "-S", Path(__file__).with_name("guard.py"), self.directory, str(os.getpid())],
             stdin=subprocess.PIPE,
             cwd="/",
             start_new_session=True,
